@@ -1,0 +1,46 @@
+# The two commands: `make run` and `make test`. Everything else is a part of them.
+PYTHON ?= python3.11
+EXTRAS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+
+comma := ,
+extras = $(if $(strip $(1)),[$(strip $(1))])
+install = $(PIP) install -c requirements.lock -e '.$(call extras,$(1))'
+
+.PHONY: run test setup ui up deploy worker lint types lock
+
+run: $(VENV)/.base
+	$(BIN)/python -m flows.finetune demo name=demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+setup: $(VENV)/.base
+	$(if $(strip $(EXTRAS)),$(call install,$(EXTRAS)))
+
+ui: $(VENV)/.base
+	$(BIN)/smollm3-ft ui
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: $(BIN)/python pyproject.toml requirements.lock
+	$(call install,)
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(call install,dev$(comma)eval)
+	touch $@
+
+# Exact pins of every extra, from a fresh environment. torch brings its own triton and CUDA packages, by platform.
+lock:
+	rm -rf .lock && $(PYTHON) -m venv .lock && .lock/bin/pip install --quiet -e '.[gpu,eval,dev]'
+	.lock/bin/pip freeze --exclude-editable | sed 's/+cpu$$//; s/+cu[0-9]*$$//' | grep -viE '^(triton|nvidia-[a-z0-9]+-cu|cuda-)' > requirements.lock
+	rm -rf .lock

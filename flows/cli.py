@@ -1,0 +1,268 @@
+"""The command line. It imports neither Prefect nor torch before it knows that there is something to run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from smollm3_ft import locks, plan, report, resolve, runs
+from smollm3_ft.config import Config
+from smollm3_ft.errors import ConfigError, FinetuneError, Problem, RunBusy, Stopped
+from smollm3_ft.resolve import Resolved
+
+DONE, FAILED, USAGE, BLOCKED = 0, 1, 2, 3
+Words = Annotated[list[str] | None, typer.Argument(metavar="[RECIPE or FILE.yaml] [key=value ...]")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+def main() -> NoReturn:
+    """The command `smollm3-ft`."""
+    sys.exit(_guarded(app))
+
+
+def finetune() -> int:
+    """The command `python -m flows.finetune`. Returns its exit code."""
+    command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    command.command()(_finetune)
+    return _guarded(command, prog_name="python -m flows.finetune")
+
+
+def _finetune(
+    words: Words = None,
+    show_plan: Annotated[bool, typer.Option("--plan", help="Resolve, check, estimate; spend nothing.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over; the old folder is set aside.")] = False,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Go on although code, lock or a source changed.")
+    ] = False,
+    debug: Debug = False,  # noqa: ARG001  # read by _guarded
+) -> None:
+    """Fine-tune SmolLM3: from a configuration to a verified model and a report."""
+    resolved = load(words or [])
+    if show_plan:
+        _show_plan(resolved)
+        return
+    config = _named(resolved.config)
+    runs_dir = Path(config.runs_dir)
+    assert config.name is not None
+    if fresh:
+        aside = runs.set_aside(runs_dir, config.name)
+        if aside:
+            console.print(f"The old run is in {aside}")
+    _check_first(config, accept_changes)
+    raise typer.Exit(_run(config))
+
+
+def load(words: list[str]) -> Resolved:
+    """The configuration that the words of a command mean."""
+    file: dict[str, Any] = {}
+    if words and "=" not in words[0]:
+        first, words = words[0], words[1:]
+        if Path(first).is_file() or first.endswith((".yaml", ".yml")):
+            file = resolve.read_file(Path(first))
+        else:
+            words = [f"recipe={first}", *words]
+    return resolve.resolve(resolve.parse_words(words), os.environ, file)
+
+
+def _named(config: Config) -> Config:
+    """The name given, or that of the run to go on with, or a new one."""
+    if config.name is not None:
+        return config
+    import datetime
+
+    runs_dir = Path(config.runs_dir)
+    name = runs.to_go_on_with(config) or runs.new_name(runs_dir, datetime.datetime.now())
+    return config.model_copy(update={"name": name})
+
+
+def _check_first(config: Config, accept_changes: bool) -> None:
+    """What is wrong is said before a server is started: exit code 2, or 1 where the run is busy."""
+    from smollm3_ft import models, sources
+
+    runs_dir = Path(config.runs_dir)
+    assert config.name is not None
+    plan.check_writable(runs_dir)
+    folder = runs_dir / config.name
+    if locks.is_held_by_the_living(runs_dir, config.name):
+        raise RunBusy(f"{config.name} is being worked on by {locks.owner(runs_dir, config.name)}", "give another name")
+    if (folder / runs.RECORD).is_file():
+        run = runs.read(folder)
+        runs.check_same(run, config)
+        if runs.status(folder) in runs.FINISHED:
+            return
+        if accept_changes:
+            runs.accept_changes(folder)
+        changed = runs.changes(runs.read(folder))
+        if changed:
+            raise ConfigError(*(Problem(name, what, runs.HOW_TO_GO_ON) for name, what in changed.items()))
+        return
+    # What is on this machine is looked at now; what is on the Hub, by the step `plan`.
+    if config.model.name.startswith("builtin:") or Path(config.model.name).is_absolute():
+        models.pin(config.model, runs_dir)
+    if isinstance(config.data.source, str) and not sources.is_on_hub(config.data.source):
+        sources.locate(config.data)
+
+
+def _run(config: Config) -> int:
+    """Run the flow against a server and report. Returns the exit code."""
+    from flows import server
+
+    signal.signal(signal.SIGTERM, _terminated)
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    runs_dir, name = Path(config.runs_dir), str(config.name)
+    console.print(f"[bold]{name}[/]  {config.recipe}, {config.model.name}, {_sources(config)}")
+    with server.running(runs_dir) as prefect:
+        login = f"  (password {prefect.password})" if prefect.password else ""
+        console.print(f"[dim]Prefect {prefect.url}{login}[/]")
+        from flows.display import shown
+        from flows.finetune import finetune_flow
+
+        with shown(console):
+            try:
+                written = finetune_flow(config)
+            except KeyboardInterrupt:
+                return _stopped(runs_dir / name, 128 + signal.SIGINT)
+            except Stopped:
+                return _stopped(runs_dir / name, 128 + signal.SIGTERM)
+            except ConfigError:
+                raise
+            except Exception:
+                if "--debug" in sys.argv:
+                    raise
+                return _failed(runs_dir / name)
+            finally:
+                _deliver()
+    _summary(runs_dir / name, written)
+    return BLOCKED if written["status"] == "blocked" else DONE
+
+
+def _deliver() -> None:
+    """Send Prefect what it has not had yet, before its server may end: states travel as events."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    EventsWorker.drain_all(timeout=10)
+    APILogWorker.drain_all(timeout=10)
+
+
+def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + signal.SIGTERM)
+
+
+def _sources(config: Config) -> str:
+    source = config.data.source
+    return source if isinstance(source, str) else ", ".join(one.source for one in source)
+
+
+def _summary(folder: Path, written: dict[str, Any]) -> None:
+    evaluation = written["evaluation"]
+    if evaluation["difference"]:
+        table = Table(box=None, padding=(0, 2))
+        for column in ("", "base", "tuned", "difference"):
+            table.add_column(column, justify="left" if not column else "right")
+        for name in evaluation["difference"]:
+            values = [evaluation[side][name]["value"] for side in ("base", "tuned", "difference")]
+            table.add_row(name.replace("_", " "), *(f"{value:.3f}" for value in values))
+        console.print(table)
+    console.print(f"[green]{written['status']}[/]  {folder / 'report.html'}")
+    for line in written["next_steps"]:
+        console.print(f"  {line}", soft_wrap=True)
+
+
+def _failed(folder: Path) -> int:
+    """The last lines of a failed run: the step, the cause, what to do, and the command to go on with."""
+    failure = report.read_failure(folder)
+    errors.print(f"[red]{failure.step} failed:[/] {_plain(failure.cause)}", soft_wrap=True)
+    errors.print(_plain(failure.remedy), soft_wrap=True)
+    errors.print(f"Go on:  {report.command(runs.read(folder))}\nLook:   make ui", soft_wrap=True)
+    return FAILED
+
+
+def _stopped(folder: Path, code: int) -> int:
+    errors.print("Interrupted; what was done is kept.")
+    if (folder / runs.RECORD).is_file():
+        errors.print(f"Go on:  {report.command(runs.read(folder))}", soft_wrap=True)
+    return code
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _show_plan(resolved: Resolved) -> None:
+    made = plan.make(resolved.config)
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    for name, value in plan.facts(made, resolved.from_environment):
+        table.add_row(f"[dim]{name}[/]", _plain(value))
+    console.print(table)
+
+
+@app.command("plan")
+def _plan(words: Words = None, debug: Debug = False) -> None:  # noqa: ARG001  # debug is read by _guarded
+    """What a run would do, what it needs, and how long it takes; spends nothing."""
+    _show_plan(load(words or []))
+
+
+@app.command("runs")
+def _runs(runs_dir: Annotated[Path, typer.Argument(help="The folder of all runs.")] = Path("runs")) -> None:
+    """The runs there are, the newest first."""
+    table = Table(box=None, padding=(0, 2))
+    for column in ("name", "status", "began", "model"):
+        table.add_column(column)
+    for run in runs.listed(runs_dir.absolute()):
+        table.add_row(run.name, runs.status(run.path), run.created, run.config.model.name)
+    console.print(table)
+
+
+@app.command("dashboard")
+def _dashboard(runs_dir: Annotated[Path, typer.Argument(help="The folder of all runs.")] = Path("runs")) -> None:
+    """Trackio's dashboard over the local runs, until Ctrl-C."""
+    from smollm3_ft.monitoring import local_trackio
+
+    os.environ["TRACKIO_DIR"] = str(local_trackio.folder(runs_dir.absolute()))
+    os.execvp(sys.executable, [sys.executable, "-m", "trackio.cli", "show", "--project", local_trackio.PROJECT])  # noqa: S606
+
+
+@app.command("ui")
+def _ui(runs_dir: Annotated[Path, typer.Argument(help="The folder of all runs.")] = Path("runs")) -> None:
+    """Prefect's pages over the local runs, until Ctrl-C."""
+    from flows import server
+
+    signal.signal(signal.SIGTERM, _terminated)
+    place = runs_dir.absolute()
+    plan.check_writable(place)
+    with server.running(place) as prefect:
+        login = f"  (password {prefect.password})" if prefect.password else ""
+        console.print(f"{prefect.url}/v2/runs{login}\nCtrl-C ends it.")
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            console.print("")
+
+
+def _guarded(command: typer.Typer, **options: Any) -> int:
+    """The outermost border: a user's mistake is one clear line and an exit code; `--debug` shows the whole of it."""
+    try:
+        command(**options)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except FinetuneError as error:
+        if "--debug" in sys.argv:
+            raise
+        errors.print(_plain(str(error)), soft_wrap=True)
+        return USAGE if isinstance(error, ConfigError) else FAILED
+    return DONE

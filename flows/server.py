@@ -1,0 +1,163 @@
+"""The local Prefect server: started by the first command that needs one, shared, ended by the last.
+
+It listens on loopback, with a password made for each start, CORS for its own origin alone and CSRF protection on. The
+password's file is the one that holds a secret: mode 0600, in `.locks/`, gone with the server.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import psutil
+
+from smollm3_ft import files
+from smollm3_ft.errors import FinetuneError
+
+SECONDS_TO_START = 180
+SECONDS_TO_STOP = 20
+
+
+class Server(NamedTuple):
+    """A server's address, and its `name:password` where it is one of ours."""
+
+    url: str
+    password: str | None
+
+    @property
+    def api(self) -> str:
+        return f"{self.url}/api"
+
+
+@contextmanager
+def running(runs_dir: Path) -> Iterator[Server]:
+    """The server that `PREFECT_API_URL` names, or a local one, told to this process by its environment.
+
+    The local one ends when the last command that uses it leaves.
+    """
+    named = os.environ.get("PREFECT_API_URL")
+    if named:
+        yield Server(named.removesuffix("/api"), None)
+        return
+    folder = runs_dir / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".server-users").open("w") as users:
+        try:
+            with _alone(folder):
+                fcntl.flock(users, fcntl.LOCK_SH)
+                server = _living(folder) or _start(folder)
+            os.environ["PREFECT_API_URL"] = server.api
+            os.environ["PREFECT_API_AUTH_STRING"] = server.password or ""
+            os.environ["PREFECT_CLIENT_CSRF_SUPPORT_ENABLED"] = "true"
+            yield server
+        finally:
+            os.environ.pop("PREFECT_API_URL", None)
+            os.environ.pop("PREFECT_API_AUTH_STRING", None)
+            with _alone(folder):
+                try:
+                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    pass  # another command still uses it
+                else:
+                    _end(folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[IO[str]]:
+    """One command at a time starts, joins or ends the server."""
+    with (folder / ".server-lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+def _living(folder: Path) -> Server | None:
+    """The server that is there already, if it answers to its password."""
+    try:
+        told = json.loads((folder / ".server").read_text(encoding="utf-8"))
+        server = Server(told["url"], told["password"])
+    except (OSError, ValueError, KeyError):
+        return None
+    return server if _answers(server) else None
+
+
+def _start(folder: Path) -> Server:
+    _end(folder)  # one that no longer answers
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = Server(f"http://127.0.0.1:{port}", f"local:{secrets.token_urlsafe(18)}")
+    with (folder / ".server-log").open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            env={**os.environ, **_settings(server)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for the command, which ends the server when it has reported
+        )
+    told = {"url": server.url, "password": server.password, "pid": process.pid}
+    files.write(folder / ".server", json.dumps(told), mode=0o600)
+    deadline = time.monotonic() + SECONDS_TO_START
+    while not _answers(server):
+        if process.poll() is not None or time.monotonic() > deadline:
+            _end(folder)
+            last = (folder / ".server-log").read_text(encoding="utf-8").strip().splitlines()[-1:]
+            raise FinetuneError(f"the local Prefect server did not start: {' '.join(last)}", "see the log above")
+        time.sleep(0.1)
+    return server
+
+
+def _settings(server: Server) -> dict[str, str]:
+    return {
+        "PREFECT_SERVER_API_AUTH_STRING": server.password or "",
+        "PREFECT_API_AUTH_STRING": server.password or "",
+        "PREFECT_API_URL": server.api,
+        "PREFECT_UI_API_URL": server.api,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": server.url,
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
+    }
+
+
+def _answers(server: Server) -> bool:
+    request = urllib.request.Request(f"{server.api}/admin/version")
+    if server.password:
+        import base64
+
+        word = base64.b64encode(server.password.encode()).decode()
+        request.add_header("Authorization", f"Basic {word}")
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310  # loopback, http
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _end(folder: Path) -> None:
+    path = folder / ".server"
+    try:
+        pid = int(json.loads(path.read_text(encoding="utf-8"))["pid"])
+        process = psutil.Process(pid)
+        if "prefect" in " ".join(process.cmdline()):
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(SECONDS_TO_STOP)
+            except psutil.TimeoutExpired:
+                process.kill()
+    except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
+        pass  # it has ended, or never was
+    path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""What ships inside the package: a small data set and a small model to try everything with."""

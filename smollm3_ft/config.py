@@ -1,0 +1,191 @@
+"""The configuration: frozen models of every key, with bounds and help.
+
+A section holds only what was given: `model_fields_set` and every dump say which keys those are, a null counts as not
+given, and the text `none` switches a nullable key off. So a configuration survives YAML, JSON, a form and Prefect's
+parameters unchanged. `resolve.py` fills in the rest.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+Recipe = Literal["demo", "sft_full", "sft_lora", "sft_qlora", "sft_long_context", "dpo", "apo", "classic"]
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=100)]
+RepoId = Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]+/)?[A-Za-z0-9_.-]+$", max_length=96)]
+Auto = Literal["auto"]
+Share = Annotated[float, Field(gt=0, lt=1)]
+SplitName = Annotated[str, Field(pattern=r"^[A-Za-z_]")]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, unknown keys forbidden, dumped without what was not given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_not_given_and_none_is_off(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {key: _meant(cls, key, value) for key, value in values.items() if value is not None}
+
+    @model_serializer(mode="wrap")
+    def _only_what_was_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {
+            key: "none" if value is None else value
+            for key, value in handler(self).items()
+            if key in self.model_fields_set
+        }
+
+
+def _meant(section: type[Section], key: str, value: Any) -> Any:
+    """`none` as the null of a nullable key, and YAML's bare on and off, which arrive as booleans, as text."""
+    if key not in section.model_fields:
+        return value
+    options = union_members(section.model_fields[key].annotation)
+    if value == "none" and type(None) in options:
+        return None
+    if isinstance(value, bool) and bool not in options:
+        return "on" if value else "off"
+    return value
+
+
+def union_members(annotation: Any) -> tuple[Any, ...]:
+    """The alternatives of a type: of `float | None` (float, NoneType), of `float` itself alone."""
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+class Model(Section):
+    name: str = Field("HuggingFaceTB/SmolLM3-3B", description="Hub id, local folder, or builtin:tiny")
+    revision: str | None = Field(None, description="Branch, tag or commit; pinned to a commit and recorded")
+    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Computed in; masters stay float32")
+    attention: Literal["auto", "sdpa", "eager"] = Field("auto", description="How attention is computed")
+    trust_remote_code: bool = Field(False, description="Run code from the model's repository")
+
+
+class Source(Section):
+    source: str = Field(description="Hub id, file, folder, glob, or builtin:demo")
+    config: str | None = Field(None, description="A Hub dataset's configuration")
+    split: str | None = Field(None, description="The split to train on")
+    format: str = Field("auto", description="The rows' format; found from the rows when auto")
+    columns: dict[str, str] | None = Field(None, description="{their column: ours}")
+    weight: PositiveFloat | None = Field(None, description="Share in a mixture")
+
+
+class Data(Section):
+    source: str | tuple[Source, ...] = Field("HuggingFaceTB/smoltalk2", description="One source, or a list of them")
+    config: str | None = Field(None, description="A Hub dataset's configuration, when there is one source")
+    split: str | None = Field(None, description="The split to train on, when there is one source")
+    format: str = Field("auto", description="The rows' format; found from the rows when auto")
+    columns: dict[str, str] | None = Field(None, description="{their column: ours}")
+    max_length: Annotated[int, Field(ge=16)] = Field(4096, description="Longest row, in tokens")
+    over_length: Literal["drop", "truncate", "split", "error"] = Field("drop", description="Longer rows; counted")
+    packing: bool = Field(True, description="Several rows in one sequence, none sees another")
+    loss_on: Literal["assistant", "last", "all"] = Field("assistant", description="The tokens trained on")
+    validation: Share | PositiveInt | SplitName | None = Field(0.02, description="Share, rows, or a split's name")
+    test: Share | PositiveInt | SplitName | None = Field(0.02, description="Share, rows, or a split's name")
+    sample: PositiveInt | None = Field(None, description="Rows to take, seeded")
+    dedup: Literal["exact", "none"] = Field("exact", description="Drop rows that repeat another")
+    exclude_leaks: bool = Field(False, description="Drop training rows that are near a held-out row")
+    max_bad_rows: Annotated[float, Field(ge=0, le=1)] = Field(0.05, description="Share of bad rows that stops the run")
+    system_prompt: str | None = Field(None, description="Given to conversations that have none")
+    thinking: Literal["auto", "on", "off"] = Field("auto", description="SmolLM3's thinking mode for the rows")
+
+
+class Lora(Section):
+    r: PositiveInt = Field(16, description="Rank")
+    alpha: PositiveFloat = Field(32, description="Scale; the update is scaled by alpha / r")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Dropout on the adapter's input")
+    targets: str | tuple[str, ...] = Field("all-linear", description="Modules that get an adapter")
+
+
+class Train(Section):
+    method: Literal["sft", "dpo"] = Field("sft", description="Supervised fine-tuning, or preference pairs")
+    loss: str | None = Field(None, description="The loss of dpo: apo_zero, sigmoid, ...")
+    beta: PositiveFloat | None = Field(None, description="Strength of dpo's tie to the base model")
+    adapter: Literal["none", "lora", "qlora", "auto"] = Field("none", description="Full fine-tuning, or an adapter")
+    lora: Lora = Field(default_factory=Lora, title="LoRA")
+    effective_batch_size: PositiveInt | Auto = Field("auto", description="Sequences a step, over all devices")
+    batch_size: PositiveInt | Auto = Field("auto", description="Sequences at a time on a device")
+    gradient_accumulation_steps: PositiveInt | Auto = Field("auto", description="Follows from the other two")
+    learning_rate: PositiveFloat | Auto = Field("auto", description="Peak; auto follows method and adapter")
+    epochs: PositiveFloat = Field(1, description="Passes over the training rows")
+    max_steps: PositiveInt | None = Field(None, description="Stop after this many steps, whatever epochs says")
+    warmup_steps: NonNegativeInt | Auto = Field("auto", description="Steps to the peak; auto is 3 % of all")
+    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field("cosine")
+    weight_decay: NonNegativeFloat = Field(0.0, description="AdamW's decoupled weight decay")
+    max_grad_norm: PositiveFloat = Field(1.0, description="Gradients are clipped to this norm")
+    gradient_checkpointing: bool | Auto = Field("auto", description="Recompute activations to save memory")
+    save_steps: PositiveInt | Auto = Field("auto", description="Steps between checkpoints")
+    eval_steps: PositiveInt | Auto = Field("auto", description="Steps between validations")
+    logging_steps: PositiveInt = Field(10, description="Steps between lines of the journal")
+    save_total_limit: PositiveInt = Field(2, description="Checkpoints kept")
+    early_stopping_patience: PositiveInt | None = Field(None, description="Validations without a better one")
+    deterministic: bool = Field(False, description="CUDA: deterministic kernels, slower")
+
+
+class Gate(Section):
+    metric: str = Field("loss", description="What is compared")
+    min_improvement: float = Field(0.0, description="Absolute; positive is better")
+    not_worse_than: str | None = Field(None, description="A run to be no worse than")
+
+
+class Evaluate(Section):
+    samples: NonNegativeInt = Field(8, description="Generations shown side by side")
+    prompts: str | tuple[str, ...] | None = Field(None, description="A file or a list of own prompts")
+    general: str | None = Field("builtin:general", description="Rows that show what was forgotten")
+    gate: Gate | None = Field(None, description="What must hold before a model is published")
+    harness: tuple[str, ...] | None = Field(None, description="lm-eval tasks")
+
+
+class Monitor(Section):
+    trackio: str = Field("local", description="off, local, a server's URL, or owner/space")
+    dataset: RepoId | None = Field(None, description="The experiment dataset, owner/trackio-experiments")
+    private: bool = Field(True, description="Space and dataset")
+    system_interval: PositiveFloat = Field(10, description="Seconds between samples of the machine")
+
+
+class Publish(Section):
+    target: Literal["none", "local", "hub"] = Field("local", description="Where the model goes")
+    repo: RepoId | None = Field(None, description="The Hub repository, owner/name")
+    private: bool = Field(True, description="Visibility of the repository")
+    adapter: Literal["merge", "keep", "both"] = Field("merge", description="What becomes of an adapter")
+    quantize: tuple[Literal["int8", "int4"], ...] | None = Field(None, description="Quantized variants")
+    demo_space: RepoId | None = Field(None, description="A Space to chat with the model")
+    samples: bool = Field(False, description="Row texts may appear in card, Space and dataset")
+
+
+class Compute(Section):
+    pool: str = Field("auto", description="auto, none (train here), or a work pool's name")
+    num_processes: PositiveInt = Field(1, description="Devices to train on")
+    strategy: Literal["auto", "ddp", "fsdp2"] = Field("auto", description="How several devices share the work")
+
+
+class Config(Section):
+    """Everything a run is told. `Config()` is the recipe `demo`."""
+
+    recipe: Recipe = Field("demo", description="Where every value comes from that is not given")
+    name: RunName | None = Field(None, description="The run's folder; letters, digits, '.', '_' and '-'")
+    seed: NonNegativeInt = Field(42, description="Of data order, splits, initial adapters and sampling")
+    runs_dir: str = Field("runs", description="The folder of all runs")
+    model: Model = Field(default_factory=Model, title="Model")
+    data: Data = Field(default_factory=Data, title="Data")
+    train: Train = Field(default_factory=Train, title="Training")
+    evaluate: Evaluate = Field(default_factory=Evaluate, title="Evaluation")
+    monitor: Monitor = Field(default_factory=Monitor, title="Monitoring")
+    publish: Publish = Field(default_factory=Publish, title="Publishing")
+    compute: Compute = Field(default_factory=Compute, title="Compute")

@@ -1,0 +1,139 @@
+"""The evaluation process: `python -m smollm3_ft.evaluation <runs_dir>/<name>/plan.json base|tuned <folder>`.
+
+Scores the held-out rows under one model and generates answers to them; `comparison.py` sets two such results side by
+side. Writes `scores.json` and its record into the folder, as a whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from smollm3_ft import files, fit, processes, records, runs, scoring, shards
+from smollm3_ft.errors import ConfigError, Problem, TrainingError
+from smollm3_ft.fit import TrainingPlan
+
+GENERATED = 200  # held-out rows that are answered
+SHORT_ANSWER = 64  # tokens; a longer answer is not compared word for word
+NEW_TOKENS = 256
+PROMPTS_AT_ONCE = 32
+
+
+def main() -> None:
+    """Evaluate one model. Without held-out rows the result is empty."""
+    if len(sys.argv) != 4 or sys.argv[2] not in ("base", "tuned"):
+        raise ConfigError(Problem("usage", "python -m smollm3_ft.evaluation PLAN.json base|tuned FOLDER"))
+    processes.end_with_parent()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    plan, which, final = fit.read(Path(sys.argv[1])), sys.argv[2], Path(sys.argv[3])
+    fit.check_made_here(plan, runs.read(Path(plan.folder)).accepted)
+    weights = Path(plan.weights) if which == "base" else Path(plan.folder) / "model"
+    try:
+        result = evaluate(plan, weights)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError("the device ran out of memory while evaluating", "lower train.batch_size") from error
+    partial = final.with_name(f".partial-{final.name}-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    files.write_json(partial / "scores.json", result)
+    records.write(partial / records.RECORD, final.name, {"which": which}, partial)
+    files.move_folder(partial, final)
+
+
+def evaluate(plan: TrainingPlan, weights: Path) -> dict[str, Any]:
+    """Loss, tokens and hits of every held-out row, and answers to some of them."""
+    rows = shards.read(Path(plan.prepared.folder) / "test.arrow").to_pylist()
+    model, tokenizer = load(weights, plan.config.model.dtype, plan.device)
+    scores = scoring.score(model, rows, tokenizer.pad_token_id, plan.settings.batch_size * plan.config.data.max_length)
+    return {
+        "rows": [score._asdict() for score in scores],
+        "answers": answer(model, tokenizer, rows, max(GENERATED, plan.config.evaluate.samples)),
+    }
+
+
+def load(weights: Path, dtype: str, device: str) -> tuple[Any, Any]:
+    """A model ready to be asked, and its tokenizer."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(weights)
+    model = transformers.AutoModelForCausalLM.from_pretrained(weights, dtype=getattr(torch, dtype))
+    return model.to(device).eval(), tokenizer
+
+
+def answer(
+    model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]], most: int, first_batch_only: bool = False
+) -> list[dict[str, Any]]:
+    """Greedy answers to the last turn of up to `most` rows, spread over all of them, beside the reference.
+
+    `exact` is whether the two are the same text, None where the reference is long.
+    """
+    usable = [index for index, row in enumerate(rows) if row["answers"][0] > 0]
+    chosen = usable[:: max(1, -(-len(usable) // most))] if usable else []
+    by_length = sorted(chosen, key=lambda index: rows[index]["answers"][0])
+    found = {}
+    end = PROMPTS_AT_ONCE if first_batch_only else len(by_length)
+    for at in range(0, min(end, len(by_length)), PROMPTS_AT_ONCE):
+        indices = by_length[at : at + PROMPTS_AT_ONCE]
+        prompts = [rows[index]["input_ids"][: rows[index]["answers"][0]] for index in indices]
+        references = [rows[index]["input_ids"][rows[index]["answers"][0] :] for index in indices]
+        room = min(NEW_TOKENS, max(len(reference) for reference in references) + 16)
+        for index, prompt, reference, said in zip(
+            indices, prompts, references, generate(model, tokenizer, prompts, room), strict=True
+        ):
+            wanted = tokenizer.decode(reference, skip_special_tokens=True).strip()
+            text = tokenizer.decode(said, skip_special_tokens=True).strip()
+            found[index] = {
+                "row": index,
+                "prompt": tokenizer.decode(prompt, skip_special_tokens=True),
+                "reference": wanted,
+                "answer": text,
+                "exact": text == wanted if len(reference) <= SHORT_ANSWER else None,
+                "stopped": len(said) < room,
+            }
+    return [found[index] for index in sorted(found)]
+
+
+@torch.no_grad()
+def generate(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], room: int) -> list[list[int]]:
+    """Greedy continuations of token prompts, up to the first end-of-turn token, which is left out."""
+    longest = max(len(prompt) for prompt in prompts)
+    pad, ends = tokenizer.pad_token_id, _end_tokens(model, tokenizer)
+    ids = torch.full((len(prompts), longest), pad, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for index, prompt in enumerate(prompts):
+        ids[index, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[index, longest - len(prompt) :] = 1
+    output = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        max_new_tokens=room,
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        pad_token_id=pad,
+        eos_token_id=ends,
+    )
+    return [_until_end(said, ends) for said in output[:, longest:].tolist()]
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    configured = model.generation_config.eos_token_id
+    several = configured if isinstance(configured, list) else [configured]
+    return sorted({token for token in (*several, tokenizer.eos_token_id) if token is not None})
+
+
+def _until_end(said: list[int], ends: list[int]) -> list[int]:
+    return next((said[:index] for index, token in enumerate(said) if token in ends), said)
+
+
+if __name__ == "__main__":
+    code = processes.child(main)
+    sys.stdout.flush()
+    os._exit(code)

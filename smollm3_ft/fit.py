@@ -1,0 +1,216 @@
+"""Fitting a run to its device: every `auto` value settled, and memory, time and disk predicted, by plain arithmetic."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from smollm3_ft import files, identity
+from smollm3_ft.config import Config
+from smollm3_ft.data import Prepared
+from smollm3_ft.devices import Device
+from smollm3_ft.errors import ConfigError, Problem
+from smollm3_ft.models import BYTES, ModelPlan
+
+TRAINED = "training.json"  # the record of a finished training, beside plan.json
+ROOM = 0.9  # of the device's memory may be planned for
+LEARNING_RATES = {"none": 2e-5, "lora": 2e-4}
+LARGEST_BATCH, STEPS_WANTED = 32, 100
+CHECKPOINTS, VALIDATIONS = 10, 5
+SECONDS_AT_RISK = 600  # of work, between two checkpoints
+
+
+class Work(NamedTuple):
+    """What there is to train on: sequences and tokens an epoch, and the longest sequence."""
+
+    sequences: int
+    tokens: int
+    longest: int
+
+
+class Settings(BaseModel):
+    """The values that training runs with, each settled."""
+
+    model_config = ConfigDict(frozen=True)
+
+    effective_batch_size: int
+    batch_size: int
+    gradient_accumulation_steps: int
+    learning_rate: float
+    steps: int
+    epochs: float
+    warmup_steps: int
+    save_steps: int
+    eval_steps: int
+    gradient_checkpointing: bool
+
+
+class Predicted(BaseModel):
+    """What training is expected to take."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tokens: int
+    memory_bytes: int
+    seconds: float
+    checkpoint_bytes: int
+    disk_bytes: int
+
+
+class TrainingPlan(BaseModel):
+    """`plan.json`: all that the training and evaluation processes are told. Written once, on the machine that trains."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = 1
+    name: str
+    run_id: str
+    folder: str
+    config: Config
+    model: ModelPlan
+    weights: str
+    prepared: Prepared
+    device: str
+    device_name: str
+    settings: Settings
+    predicted: Predicted
+    code: str
+    lock: str
+    versions: dict[str, str]
+
+
+def settle(config: Config, work: Work, model: ModelPlan, device: Device) -> Settings:
+    """Settle every `auto`. Raises ConfigError where even one sequence does not fit."""
+    train = config.train
+    accumulation = train.gradient_accumulation_steps
+    wanted = train.effective_batch_size
+    if wanted == "auto":
+        both = train.batch_size != "auto" and accumulation != "auto"
+        wanted = int(train.batch_size) * int(accumulation) if both else _usual_batch(work.sequences)
+    checkpointing = train.gradient_checkpointing
+    batch = train.batch_size
+    if batch == "auto":
+        batch = wanted // accumulation if accumulation != "auto" else _largest(config, wanted, work, model, device)
+    if checkpointing == "auto":
+        fits = memory(config, batch, work.longest, model, checkpointing=False) <= ROOM * device.memory
+        checkpointing = device.kind == "cuda" and not fits
+    if wanted % batch:
+        what = f"{wanted} is not a multiple of batch_size {batch}"
+        raise ConfigError(Problem("train.effective_batch_size", what, "leave one of them auto"))
+    steps_an_epoch = max(1, math.ceil(work.sequences / wanted))
+    steps = train.max_steps or math.ceil(steps_an_epoch * train.epochs)
+    seconds_a_step = _seconds(config, work, model, device) / steps_an_epoch
+    at_risk = max(1, int(SECONDS_AT_RISK / max(seconds_a_step, 1e-9)))
+    return Settings(
+        effective_batch_size=wanted,
+        batch_size=batch,
+        gradient_accumulation_steps=wanted // batch,
+        learning_rate=LEARNING_RATES[train.adapter] if train.learning_rate == "auto" else train.learning_rate,
+        steps=steps,
+        epochs=steps / steps_an_epoch,
+        warmup_steps=min(steps, math.ceil(0.03 * steps)) if train.warmup_steps == "auto" else train.warmup_steps,
+        save_steps=min(at_risk, math.ceil(steps / CHECKPOINTS)) if train.save_steps == "auto" else train.save_steps,
+        eval_steps=math.ceil(steps / VALIDATIONS) if train.eval_steps == "auto" else train.eval_steps,
+        gradient_checkpointing=checkpointing,
+    )
+
+
+def predict(config: Config, settings: Settings, work: Work, model: ModelPlan, device: Device) -> Predicted:
+    """Tokens, memory, time and disk of the whole training."""
+    trained = _trained_parameters(config, model)
+    checkpoint = trained * 12  # float32 weights and two moments
+    kept = config.train.save_total_limit + 1  # one more while it is being written
+    final = model.parameters * BYTES[config.model.dtype]
+    return Predicted(
+        tokens=int(work.tokens * settings.epochs),
+        memory_bytes=memory(config, settings.batch_size, work.longest, model, settings.gradient_checkpointing),
+        seconds=_seconds(config, work, model, device) * settings.epochs,
+        checkpoint_bytes=checkpoint,
+        disk_bytes=checkpoint * kept + final,
+    )
+
+
+def memory(config: Config, batch: int, longest: int, model: ModelPlan, checkpointing: bool) -> int:
+    """Peak bytes on the device: weights, gradients and Adam's moments, activations, and the logits of the loss."""
+    item = BYTES[config.model.dtype]
+    trained = _trained_parameters(config, model)
+    fixed = model.parameters * 16 if config.train.adapter == "none" else model.parameters * item + trained * 16
+    tokens = batch * longest
+    layer = 32 * item * model.hidden  # bytes of activations that a token leaves in a layer
+    kept = item * model.hidden * model.layers + layer if checkpointing else layer * model.layers
+    return int(fixed + tokens * (kept + model.vocabulary * (item + 4)))
+
+
+def write(path: Path, plan: TrainingPlan) -> None:
+    files.write(path, plan.model_dump_json(indent=2) + "\n")
+
+
+def read(path: Path) -> TrainingPlan:
+    """The plan of a run. Raises ConfigError where it is not there or was written by another version."""
+    try:
+        return TrainingPlan.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(Problem(str(path), f"cannot be read ({error.strerror})", "start the run anew")) from None
+    except ValueError:
+        raise ConfigError(Problem(str(path), "is no plan of this version", "start the run anew (--fresh)")) from None
+
+
+def mark(plan: TrainingPlan) -> str:
+    """The fingerprint of a training: of its run and of everything that it is told."""
+    return files.digest(plan.model_dump(mode="json"))
+
+
+def check_made_here(plan: TrainingPlan, accepted: list[dict[str, Any]]) -> None:
+    """Raise ConfigError where the plan was made by other code or with other packages than are here."""
+    here = {"code": identity.code(), "lock": identity.lock()}
+    for name, digest in here.items():
+        if digest != getattr(plan, name) and digest not in [change.get(name) for change in accepted]:
+            what = f"{name} here is {digest[:12]}, the plan was made with {getattr(plan, name)[:12]}"
+            raise ConfigError(Problem("plan.json", what, "use the same checkout, or go on with --accept-changes"))
+
+
+def facts(settings: Settings, predicted: Predicted) -> list[tuple[str, str]]:
+    """Name and value of each settled and predicted quantity."""
+    s, p = settings, predicted
+    batch = f"{s.effective_batch_size} sequences ({s.batch_size} × {s.gradient_accumulation_steps})"
+    return [
+        ("steps", f"{s.steps:,} ({s.epochs:.2f} epochs)"),
+        ("batch", batch),
+        ("learning rate", f"{s.learning_rate:g} after {s.warmup_steps} steps of warm-up"),
+        ("checkpoint", f"every {s.save_steps} steps, {files.gib(p.checkpoint_bytes)} each"),
+        ("tokens in all", f"about {p.tokens:,}"),
+        ("memory", f"about {files.gib(p.memory_bytes)}"),
+        ("disk", f"about {files.gib(p.disk_bytes)}"),
+        ("training time", f"about {p.seconds / 60:.1f} minutes"),
+    ]
+
+
+def _usual_batch(sequences: int) -> int:
+    """The largest power of two up to 32 that leaves at least 100 steps an epoch."""
+    return 2 ** int(math.log2(max(1, min(LARGEST_BATCH, sequences // STEPS_WANTED))))
+
+
+def _largest(config: Config, wanted: int, work: Work, model: ModelPlan, device: Device) -> int:
+    """The largest micro-batch that divides the wanted batch and fits."""
+    checkpointing = config.train.gradient_checkpointing is not False
+    for batch in sorted((b for b in range(1, wanted + 1) if wanted % b == 0), reverse=True):
+        if memory(config, batch, work.longest, model, checkpointing) <= ROOM * device.memory:
+            return batch
+    needed = files.gib(memory(config, 1, work.longest, model, checkpointing))
+    what = f"one sequence of {work.longest} tokens needs {needed}, {device.name} has {files.gib(device.memory)}"
+    raise ConfigError(Problem("train.batch_size", what, "use train.adapter=lora, or lower data.max_length"))
+
+
+def _trained_parameters(config: Config, model: ModelPlan) -> int:
+    if config.train.adapter == "none":
+        return model.parameters
+    return 2 * config.train.lora.r * model.hidden * model.layers * 14  # seven linear layers, two matrices each
+
+
+def _seconds(config: Config, work: Work, model: ModelPlan, device: Device) -> float:
+    """An epoch: six operations a weight and token (four with a frozen base), at the device's usual rate."""
+    operations = 6 if config.train.adapter == "none" else 4
+    return operations * model.parameters * work.tokens / device.flops

@@ -1,0 +1,89 @@
+"""What is asked of the Hugging Face Hub before training: commits, files and rows, with failures said in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from smollm3_ft.errors import ConfigError, Problem
+
+# A plan needs no weights: what a model is, how it writes, and how large it is.
+SMALL_FILES = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "chat_template*")
+
+
+@contextmanager
+def _named(key: str, name: str) -> Iterator[None]:
+    """The Hub's refusals as one line with what to do. Trouble that may pass is left as it is, to be tried again."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.GatedRepoError:
+        remedy = f"accept its terms on https://huggingface.co/{name} and give a token (HF_TOKEN) of that account"
+        raise ConfigError(Problem(key, f"access to {name} is gated", remedy)) from None
+    except errors.RepositoryNotFoundError:
+        remedy = "check the spelling; a private one needs HF_TOKEN"
+        raise ConfigError(Problem(key, f"the Hub has no {name}", remedy)) from None
+    except errors.RevisionNotFoundError:
+        raise ConfigError(Problem(key, f"{name} has no such revision", "name a branch, tag or commit")) from None
+    except errors.HFValidationError as error:
+        raise ConfigError(Problem(key, f"{name} is no Hub name ({str(error).splitlines()[0]})")) from None
+
+
+def model_commit(name: str, revision: str | None) -> tuple[str, int]:
+    """The commit that a model's revision is now, and the bytes of its safetensors weights."""
+    from huggingface_hub import HfApi
+
+    with _named("model.name", name):
+        info = HfApi().model_info(name, revision=revision, files_metadata=True)
+    sizes = [file.size or 0 for file in info.siblings or () if file.rfilename.endswith(".safetensors")]
+    if not sizes:
+        raise ConfigError(Problem("model.name", f"{name} has no safetensors weights", "name a model that has"))
+    assert info.sha is not None
+    return info.sha, sum(sizes)
+
+
+def fetch_model(name: str, commit: str, weights: bool) -> Path:
+    """The folder of a pinned model in the local cache: its small files, or all that training needs."""
+    from huggingface_hub import snapshot_download
+
+    patterns = [*SMALL_FILES, "*.safetensors", "*.safetensors.index.json"] if weights else list(SMALL_FILES)
+    with _named("model.name", name):
+        return Path(snapshot_download(name, revision=commit, allow_patterns=patterns))
+
+
+def dataset_commit(name: str) -> str:
+    from huggingface_hub import HfApi
+
+    with _named("data.source", name):
+        commit = HfApi().dataset_info(name).sha
+    assert commit is not None
+    return commit
+
+
+def dataset_splits(name: str, config: str | None, commit: str) -> tuple[str, list[str]]:
+    """The configuration to read and its splits. Raises ConfigError with the list where one must be chosen."""
+    import datasets
+
+    with _named("data.source", name):
+        configs = datasets.get_dataset_config_names(name, revision=commit)
+        if config is None and len(configs) > 1:
+            raise ConfigError(
+                Problem("data.config", f"{name} has several configurations", f"choose one of {', '.join(configs[:20])}")
+            )
+        chosen = config or configs[0]
+        if chosen not in configs:
+            what = f"{name} has no configuration {chosen}"
+            raise ConfigError(Problem("data.config", what, f"choose one of {', '.join(configs[:20])}"))
+        return chosen, list(datasets.get_dataset_split_names(name, chosen, revision=commit))
+
+
+def dataset_rows(name: str, config: str | None, split: str, commit: str | None) -> Iterator[dict[str, Any]]:
+    """The rows of a split, from a memory-mapped download."""
+    import datasets
+
+    with _named("data.source", name):
+        rows = datasets.load_dataset(name, config, split=split, revision=commit)
+    yield from rows

@@ -1,0 +1,101 @@
+"""The journal of a run: one JSON object a line, appended and flushed, each id once, readable while it is written.
+
+`metrics.jsonl` is written by the training process alone, `host.jsonl` by the process beside it. An id is made of the
+run's id, the kind, and the step or a running number, so a resumed run skips what is there and a record may be delivered
+any number of times.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+Kind = Literal["train", "eval", "event", "alert", "system"]
+
+
+class Record(NamedTuple):
+    """One line. `step` is the optimizer step it belongs to, None for the machine's own."""
+
+    id: str
+    time: float
+    step: int | None
+    kind: str
+    values: dict[str, Any]
+
+
+class Journal:
+    """The writing end of one journal file; one a file. Threads of one process may share it."""
+
+    def __init__(self, path: Path, run_id: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _repair(path)
+        self._run_id = run_id
+        records = read(path)
+        self._ids = {record.id for record in records}
+        self._written = Counter(record.kind for record in records)
+        self._lock = threading.Lock()
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, kind: Kind, values: dict[str, Any], step: int | None = None) -> None:
+        """Append a record. Training and evaluation records are known by their step: a second one is skipped."""
+        with self._lock:
+            key = step if kind in ("train", "eval") else self._written[kind] + 1
+            identity = f"{self._run_id}:{kind}:{key}"
+            if identity in self._ids:
+                return
+            self._ids.add(identity)
+            self._written[kind] += 1
+            record = {"id": identity, "time": time.time(), "step": step, "kind": kind, "values": _finite(values)}
+            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self._file.flush()
+
+    def sync(self) -> None:
+        """Flush to the disk, so that what a checkpoint rests on survives a power cut."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read(path: Path) -> list[Record]:
+    """Every complete record of a journal; none where there is no file."""
+    return read_new(path, 0)[0]
+
+
+def read_new(path: Path, offset: int) -> tuple[list[Record], int]:
+    """The complete records after `offset` (bytes), and the offset after them."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            content = file.read()
+    except FileNotFoundError:
+        return [], offset
+    end = content.rfind(b"\n") + 1
+    records = [_record(line) for line in content[:end].splitlines() if line.strip()]
+    return records, offset + end
+
+
+def _record(line: bytes) -> Record:
+    value = json.loads(line)
+    return Record(value["id"], value["time"], value["step"], value["kind"], value["values"])
+
+
+def _repair(path: Path) -> None:
+    """Cut off a last line that a crash left incomplete."""
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    end = content.rfind(b"\n") + 1
+    if end < len(content):
+        os.truncate(path, end)
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: a number that is none becomes its name."""
+    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}

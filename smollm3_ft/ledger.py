@@ -1,0 +1,66 @@
+"""What became of every row: the counts of each source, and a line in the quarantine for each row that was dropped."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from smollm3_ft.errors import DataError
+from smollm3_ft.formats import BadRow
+
+# Rows left out by a policy are not bad rows: they do not count towards data.max_bad_rows.
+BY_POLICY = ("duplicate", "over_length")
+
+
+@dataclass
+class Account:
+    """One source's rows. `rows == kept + sum(dropped.values())` holds when every row was entered once."""
+
+    source: str
+    rows: int = 0
+    kept: int = 0
+    cut: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def drop(self, bad: BadRow, place: str, line: int, quarantine: IO[str]) -> None:
+        """Count a row that is not used and write it down."""
+        self.dropped[bad.reason] += 1
+        self.examples.setdefault(bad.reason, f"{place}:{line}")
+        entry = {"source": place, "line": line, "reason": bad.reason, "detail": bad.detail}
+        quarantine.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+    def entry(self) -> dict[str, Any]:
+        """The source's part of `ledger.json`."""
+        if self.rows != self.kept + self.dropped.total():
+            raise AssertionError(f"the ledger of {self.source} does not add up: {self}")
+        commonest = self.formats.most_common(1)
+        return {
+            "source": self.source,
+            "format": commonest[0][0] if commonest else None,
+            "rows": self.rows,
+            "kept": self.kept,
+            "dropped": dict(sorted(self.dropped.items())),
+            "cut": self.cut,
+        }
+
+
+def check(accounts: list[Account], max_bad_rows: float) -> None:
+    """Raise DataError where a source is empty, or more of its rows are bad than is allowed."""
+    for account in accounts:
+        bad = {reason: n for reason, n in account.dropped.items() if reason not in BY_POLICY}
+        total = sum(bad.values())
+        if account.rows == 0:
+            raise DataError(f"{account.source} has no rows", "name a source that has")
+        if total > max_bad_rows * account.rows:
+            worst = ", ".join(f"{n} {reason} (first: {account.examples[reason]})" for reason, n in sorted(bad.items()))
+            raise DataError(
+                f"{total} of {account.rows} rows of {account.source} cannot be used: {worst}",
+                f"mend them, or raise data.max_bad_rows above {total / account.rows:.2f}",
+            )
+        if account.kept == 0:
+            reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(account.dropped.items()))
+            raise DataError(f"no row of {account.source} is left ({reasons})", "see the quarantine for each row")

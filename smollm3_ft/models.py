@@ -1,0 +1,121 @@
+"""The model to start from, pinned: a Hub commit, a local folder, or the built-in one, with its size and its digest."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from smollm3_ft import chat, files, hub, identity, locks, records
+from smollm3_ft.config import Model
+from smollm3_ft.errors import ConfigError, Problem
+
+TINY = "builtin:tiny"
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+class ModelPlan(BaseModel):
+    """A pinned model. `folder` holds at least its configuration and tokenizer; `fetch` brings the weights."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    kind: Literal["builtin", "folder", "hub"]
+    revision: str | None
+    folder: str
+    digest: str
+    chat_digest: str
+    parameters: int
+    layers: int
+    hidden: int
+    vocabulary: int
+    context: int
+
+
+def pin(model: Model, runs_dir: Path) -> ModelPlan:
+    """Find the model and everything a plan needs of it. Raises ConfigError where it cannot be used."""
+    if model.name == TINY:
+        return _describe(model.name, "builtin", None, _tiny(runs_dir))
+    folder = Path(model.name)
+    if folder.is_dir():
+        return _describe(model.name, "folder", None, folder)
+    if folder.is_absolute() or model.name.startswith((".", "builtin:")) or model.name.count("/") > 1:
+        what = f"there is no {model.name}"
+        raise ConfigError(Problem("model.name", what, f"give a Hub id, a model's folder, or {TINY}"))
+    commit, weight_bytes = hub.model_commit(model.name, model.revision)
+    return _describe(model.name, "hub", commit, hub.fetch_model(model.name, commit, weights=False), weight_bytes)
+
+
+def fetch(plan: ModelPlan) -> Path:
+    """The folder with the weights too; downloads a Hub model into the local cache."""
+    if plan.kind == "hub":
+        assert plan.revision is not None
+        return hub.fetch_model(plan.name, plan.revision, weights=True)
+    return Path(plan.folder)
+
+
+def _tiny(runs_dir: Path) -> Path:
+    """Build the built-in model once for this code and keep it."""
+    from smollm3_ft.builtin import tiny
+
+    here = Path(tiny.__file__).parent
+    sources = [p for p in here.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    mark = files.digest_of(sources)
+    folder = runs_dir / ".models" / f"tiny-{mark[:12]}"
+    if records.read(folder / records.RECORD, mark, folder) is None:
+        with locks.hold(runs_dir, f".models-{mark[:12]}", wait=True):
+            if records.read(folder / records.RECORD, mark, folder) is None:
+                partial = folder.with_name(f".partial-{folder.name}")
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+                tiny.build(partial)
+                records.write(partial / records.RECORD, mark, {}, partial)
+                files.move_folder(partial, folder)
+    return folder
+
+
+def _describe(
+    name: str, kind: Literal["builtin", "folder", "hub"], commit: str | None, folder: Path, weight_bytes: int | None = None
+) -> ModelPlan:
+    settings = _settings(name, folder)
+    weights = sorted(folder.glob("*.safetensors"))
+    if weight_bytes is None:
+        if not weights:
+            raise ConfigError(Problem("model.name", f"{folder} has no safetensors weights", "name a model that has"))
+        weight_bytes = sum(path.stat().st_size for path in weights)
+    identity_of_weights = commit if commit else files.digest_of(weights)
+    stored = str(settings.get("dtype") or settings.get("torch_dtype") or "float32")
+    chat_digest = chat.load(folder).digest
+    return ModelPlan(
+        name=name,
+        kind=kind,
+        revision=commit,
+        folder=str(folder),
+        digest=files.digest([identity_of_weights, settings, chat_digest]),
+        chat_digest=chat_digest,
+        parameters=weight_bytes // BYTES.get(stored, 4),
+        layers=int(settings["num_hidden_layers"]),
+        hidden=int(settings["hidden_size"]),
+        vocabulary=int(settings["vocab_size"]),
+        context=int(settings["max_position_embeddings"]),
+    )
+
+
+def _settings(name: str, folder: Path) -> dict[str, Any]:
+    try:
+        settings = files.read_json(folder / "config.json")
+    except (OSError, json.JSONDecodeError):
+        raise ConfigError(Problem("model.name", f"{folder} has no readable config.json", "name a model")) from None
+    needed = ("num_hidden_layers", "hidden_size", "vocab_size", "max_position_embeddings")
+    if any(key not in settings for key in needed) or "CausalLM" not in str(settings.get("architectures")):
+        raise ConfigError(Problem("model.name", f"{name} is no language model of one decoder", "name a SmolLM3"))
+    return settings
+
+
+def lineage(plan: ModelPlan) -> dict[str, Any]:
+    """Where the model came from, without this machine's paths."""
+    name = plan.name if plan.kind != "folder" else Path(plan.name).name
+    return {"base_model": name, "revision": plan.revision, "code": identity.code()}

@@ -1,0 +1,72 @@
+"""The parts that pages share: templates, style, curves as SVG, and numbers as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+TEMPLATES = Path(__file__).parent / "templates"
+COLOURS = ("var(--accent)", "#c8731f")
+
+
+def templates(escaped: bool = True) -> jinja2.Environment:
+    """The project's templates; text is escaped but for markdown."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=escaped,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def style() -> Markup:
+    return Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))  # noqa: S704  # a file of ours
+
+
+def interval(measured: dict[str, Any]) -> str:
+    """A value with its interval: 0.912 [0.871, 0.945]."""
+    return f"{measured['value']:.3f} [{measured['low']:.3f}, {measured['high']:.3f}]"
+
+
+def duration(seconds: float) -> str:
+    """12.3 s, 4 min 05 s or 3 h 20 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def curves(named: dict[str, Sequence[tuple[float, float]]], width: int = 900, height: int = 260) -> Markup:
+    """Curves of (step, value) points over common axes, as an SVG that stands alone."""
+    points = [point for curve in named.values() for point in curve]
+    if not points:
+        return Markup("")
+    left, bottom, top = 52, 24, 14
+    first, last = min(x for x, _ in points), max(x for x, _ in points)
+    low, high = min(0.0, min(y for _, y in points)), max(y for _, y in points)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = (x - first) / max(last - first, 1e-9)
+        up = (y - low) / max(high - low, 1e-9)
+        return left + across * (width - left - 8), height - bottom - up * (height - bottom - top)
+
+    drawn = []
+    for tick in range(5):
+        value = low + (high - low) * tick / 4
+        _, y = place(first, value)
+        drawn.append(f'<line x1="{left}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#8884"/>')
+        drawn.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.2f}</text>')
+    for index, (name, curve) in enumerate(named.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        path = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in curve)
+        drawn.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        drawn.append(f'<text x="{width - 8}" y="{top + 14 * index}" text-anchor="end" style="fill:{colour}">{name}</text>')
+    drawn.append(f'<text x="{left}" y="{height - 6}">step {first:.0f}</text>')
+    drawn.append(f'<text x="{width - 8}" y="{height - 6}" text-anchor="end">step {last:.0f}</text>')
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">{"".join(drawn)}</svg>'
+    return Markup(svg)  # noqa: S704  # numbers, and names of ours

@@ -1,0 +1,156 @@
+"""Config → Plan: revisions pinned, everything checked that can be checked, and an estimate, before anything is spent."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from smollm3_ft import chat as chats
+from smollm3_ft import conversations, devices, files, fit, models, sources
+from smollm3_ft.config import Config
+from smollm3_ft.errors import ConfigError, Problem
+from smollm3_ft.formats import BadRow
+from smollm3_ft.models import ModelPlan
+from smollm3_ft.sources import SourcePlan
+
+SAMPLED_ROWS = 200
+
+
+class Estimate(BaseModel):
+    """What a run will take, from a sample of the rows; None where only preparation can tell."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: int | None
+    tokens: int | None
+    settings: fit.Settings | None
+    predicted: fit.Predicted | None
+    device: str
+
+
+class Plan(BaseModel):
+    """What a run starts from, pinned, and what it is expected to take."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: ModelPlan
+    sources: tuple[SourcePlan, ...]
+    estimate: Estimate
+
+
+def make(config: Config) -> Plan:
+    """Pin and check. Raises ConfigError with what to do; trouble on the network passes through, to be tried again."""
+    runs_dir = Path(config.runs_dir)
+    check_writable(runs_dir)
+    pinned_sources = sources.locate(config.data)
+    model = models.pin(config.model, runs_dir)
+    if config.data.max_length > model.context:
+        what = f"{config.data.max_length} tokens are more than {model.name} reads ({model.context})"
+        raise ConfigError(Problem("data.max_length", what, f"set it to at most {model.context}"))
+    plan = Plan(model=model, sources=pinned_sources, estimate=_estimate(config, model, pinned_sources))
+    _check_disk(plan, runs_dir)
+    return plan
+
+
+def check_writable(runs_dir: Path) -> None:
+    """Raise ConfigError where runs cannot be kept. Makes the folder."""
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=runs_dir) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        what = f"{runs_dir} cannot be written to ({error.strerror})"
+        raise ConfigError(Problem("runs_dir", what, "name a folder that can, with room")) from None
+
+
+def _estimate(config: Config, model: ModelPlan, pinned: tuple[SourcePlan, ...]) -> Estimate:
+    device = devices.detect()
+    if any(source.kind == "hub" for source in pinned):
+        return Estimate(rows=None, tokens=None, settings=None, predicted=None, device=device.name)
+    chat = chats.load(Path(model.folder))
+    rows = kept = tokens = sampled = 0
+    for source in pinned:
+        for split in sources.HELD_OUT:
+            rows += _count(source, split)
+        training = _count(source, "train")
+        rows += training
+        held_out = sum(s for s in (config.data.validation, config.data.test) if isinstance(s, float))
+        given = sum(1 for split in sources.HELD_OUT if split in source.splits)
+        lengths = _sample(source, config, chat)
+        sampled += len(lengths)
+        share = 1.0 if given else 1.0 - held_out
+        kept += int(training * share)
+        tokens += int(training * share * sum(lengths) / max(1, len(lengths)))
+    if not sampled:
+        return Estimate(rows=rows, tokens=None, settings=None, predicted=None, device=device.name)
+    sequences = max(1, -(-tokens // config.data.max_length)) if config.data.packing else kept
+    work = fit.Work(sequences, tokens, config.data.max_length if config.data.packing else tokens // max(1, kept))
+    settings = fit.settle(config, work, model, device)
+    predicted = fit.predict(config, settings, work, model, device)
+    return Estimate(rows=rows, tokens=tokens, settings=settings, predicted=predicted, device=device.name)
+
+
+def _count(source: SourcePlan, split: str) -> int:
+    """Rows of a split of local files, without reading what is in them where lines tell."""
+    count = 0
+    for name in source.splits.get(split, ()):
+        if name.endswith(".jsonl"):
+            with Path(name).open("rb") as file:
+                count += sum(1 for line in file if line.strip())
+        else:
+            count += sum(1 for _ in sources.read(source.model_copy(update={"splits": {split: (name,)}}), split))
+    return count
+
+
+def _sample(source: SourcePlan, config: Config, chat: chats.Chat) -> list[int]:
+    """Token counts of the first usable rows of each training file."""
+    texts = []
+    for name in source.splits.get("train", ()):
+        one = source.model_copy(update={"splits": {"train": (name,)}})
+        for line in itertools.islice(sources.read(one, "train"), SAMPLED_ROWS):
+            try:
+                if not isinstance(line.row, BadRow):
+                    texts.append(conversations.read(line.row, source, config.data, chat).rendered.text)
+            except BadRow:
+                continue  # counted and named when the data is prepared
+    lengths = [len(encoding.ids) for encoding in chat.tokenizer.encode_batch(texts, add_special_tokens=False)]
+    return [length for length in lengths if length <= config.data.max_length]
+
+
+def _check_disk(plan: Plan, runs_dir: Path) -> None:
+    predicted = plan.estimate.predicted
+    free = devices.free_disk(runs_dir)
+    if predicted is not None and predicted.disk_bytes > free:
+        what = f"{files.gib(predicted.disk_bytes)} are needed in {runs_dir}, {files.gib(free)} are free"
+        raise ConfigError(Problem("runs_dir", what, "make room, or lower train.save_total_limit"))
+
+
+def markdown(plan: Plan, from_environment: dict[str, str]) -> str:
+    """The plan as people read it."""
+    lines = ["| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in facts(plan, from_environment)]
+    return "\n".join(lines)
+
+
+def facts(plan: Plan, from_environment: dict[str, str]) -> list[tuple[str, str]]:
+    """Name and value of each line of the plan; estimates say that they are."""
+    model, estimate = plan.model, plan.estimate
+    found = [("model", f"{model.name}{f' at {model.revision[:12]}' if model.revision else ''}")]
+    found.append(("parameters", f"{model.parameters:,}"))
+    for source in plan.sources:
+        pinned = f" at {source.revision[:12]}" if source.revision else f" ({source.digest[:12]})"
+        found.append(("source", source.source + (f" / {source.config}" if source.config else "") + pinned))
+    found.append(("device", estimate.device))
+    if estimate.settings is None or estimate.predicted is None:
+        found.append(("estimate", "after preparation, which counts the rows and tokens"))
+    else:
+        found += [
+            ("rows", f"{estimate.rows:,}"),
+            ("tokens an epoch", f"about {estimate.tokens:,}, from a sample"),
+            *fit.facts(estimate.settings, estimate.predicted),
+        ]
+    found += [("from the environment", f"{key} ({name})") for key, name in from_environment.items()]
+    return found

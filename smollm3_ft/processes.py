@@ -1,0 +1,171 @@
+"""Child processes that touch a model: started, listened to, told to stop, and their end understood.
+
+A child frees the device when it ends, and its death is a failed step and not a dead worker. It gets no secret, and says
+a failure with a known cause as its last line.
+"""
+
+from __future__ import annotations
+
+import collections
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import IO
+
+from smollm3_ft.errors import ConfigError, FinetuneError, Problem, ProcessDied, Stopped, TrainingError
+
+INTERRUPTED = 75  # the exit code of a child that was told to stop, saved, and ended
+FAILED = 70
+MARK = "smollm3-ft failed: "
+SECONDS_TO_STOP = 30
+SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "AUTH_STRING")
+
+
+def run(
+    module: str,
+    *arguments: str,
+    on_line: Callable[[str], None],
+    on_tick: Callable[[], None] = lambda: None,
+    inherit: Sequence[int] = (),
+) -> None:
+    """Run `python -m module arguments` to its end. `on_line` gets its output, `on_tick` is called twice a second.
+
+    Raises ProcessDied where a signal ended it, TrainingError or ConfigError with its own words where it failed. When
+    this process is interrupted, the child is told to stop, and ended if it has not done so in 30 seconds.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=_environment(),
+        pass_fds=inherit,
+        start_new_session=True,  # Ctrl-C reaches it through us, once
+    )
+    assert process.stdout is not None
+    last: collections.deque[str] = collections.deque(maxlen=30)
+    listener = threading.Thread(target=_listen, args=(process.stdout, last, on_line), daemon=True)
+    listener.start()
+    try:
+        while True:
+            try:
+                process.wait(timeout=0.5)
+                break
+            except subprocess.TimeoutExpired:
+                on_tick()
+    except BaseException:
+        _stop(process)
+        raise
+    listener.join()
+    on_tick()
+    _check(module, process.returncode, list(last))
+
+
+def child(work: Callable[[], None]) -> int:
+    """The outermost border of a child process: its exit code, and the line that says a known failure."""
+    try:
+        work()
+    except FinetuneError as error:
+        kind = "config" if isinstance(error, ConfigError) else "training"
+        words = {"kind": kind, "message": error.message, "remedy": error.remedy}
+        print(MARK + json.dumps(words), flush=True)  # noqa: T201  # the parent reads it
+        return FAILED
+    return 0
+
+
+class StopRequest:
+    """Whether this child should save and end: it was told to by a signal, or its parent is gone."""
+
+    def __init__(self) -> None:
+        self._parent = os.getppid()
+        self._told = False
+        signal.signal(signal.SIGTERM, self._tell)
+        signal.signal(signal.SIGINT, self._tell)
+
+    def _tell(self, _signal: int, _frame: FrameType | None) -> None:
+        self._told = True
+
+    def __bool__(self) -> bool:
+        return self._told or os.getppid() != self._parent
+
+
+def end_with_parent() -> None:
+    """End this process at once when its parent is gone; for work that is simply done again."""
+    parent = os.getppid()
+    wake = threading.Event()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            wake.wait(1)
+        os._exit(INTERRUPTED)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or what it came from, is a disk without room; libraries word it in many ways."""
+    while True:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left" in str(error) or "os error 28" in str(error):
+            return True
+        cause = error.__cause__ or error.__context__
+        if cause is None:
+            return False
+        error = cause
+
+
+def _environment() -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PREFECT_") and not any(word in name for word in SECRET_WORDS)
+    }
+    # A thread that spins while it waits halves a machine's work for everybody: with another process on one of two
+    # cores, training ran at a twentieth of its speed.
+    kept.setdefault("OMP_WAIT_POLICY", "passive")
+    kept.setdefault("PYTHONWARNINGS", "ignore")  # libraries' deprecations are not the user's business
+    return {**kept, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def _listen(output: IO[str], last: collections.deque[str], on_line: Callable[[str], None]) -> None:
+    for line in output:
+        text = line.rstrip()
+        if text:
+            last.append(text)
+            if not text.startswith(MARK):
+                on_line(text)
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=SECONDS_TO_STOP)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _check(module: str, code: int, last: list[str]) -> None:
+    what = module.rpartition(".")[2]
+    if code == 0:
+        return
+    if code == INTERRUPTED:
+        raise Stopped(f"the {what} process was told to stop, saved and ended", "run the same command to go on")
+    if code < 0:
+        name = signal.Signals(-code).name
+        raise ProcessDied(f"the {what} process was ended by {name}", "run the same command to go on")
+    if last and last[-1].startswith(MARK):
+        words = json.loads(last[-1].removeprefix(MARK))
+        if words["kind"] == "config":
+            raise ConfigError(Problem(what, words["message"], words["remedy"]))
+        raise TrainingError(words["message"], words["remedy"])
+    raise TrainingError(f"the {what} process failed: {last[-1] if last else f'exit code {code}'}", "see its output above")

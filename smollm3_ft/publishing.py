@@ -1,0 +1,117 @@
+"""The model as others get it: its card, its files listed by hash, and the proof that it loads and answers the same."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from smollm3_ft import files, fit, pages, processes, runs
+from smollm3_ft.errors import PublishError
+from smollm3_ft.fit import TrainingPlan
+
+PUBLISHED = "published.json"
+CARD = "README.md"
+
+
+def publish_local(plan: TrainingPlan) -> dict[str, Any]:
+    """Complete the model's folder with its card, and record every file of it. Returns the record."""
+    folder = Path(plan.folder)
+    files.write(folder / "model" / CARD, card(plan))
+    listed = {path.name: files.sha256(path) for path in sorted((folder / "model").iterdir()) if path.is_file()}
+    record = {"target": "local", "repo": None, "commit": None, "verified": False, "files": listed}
+    files.write_json(folder / PUBLISHED, record)
+    return record
+
+
+def card(plan: TrainingPlan) -> str:
+    """The model card: a YAML head for the Hub and a text of what was done. What has no value is left out."""
+    folder = Path(plan.folder)
+    evaluation = files.read_json(folder / "evaluation.json")
+    trained = files.read_json(folder / fit.TRAINED)["values"]
+    base = plan.model.name if plan.model.kind == "hub" else None
+    datasets = [s["source"] for s in plan.prepared.ledger["sources"] if not Path(s["source"]).is_absolute()]
+    head = {
+        "base_model": base,
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "datasets": [name for name in datasets if not name.startswith("builtin:")],
+        "tags": ["smollm3-ft", plan.config.train.method],
+    }
+    return pages.templates(escaped=False).get_template("card.md").render(
+        head=yaml.safe_dump({key: value for key, value in head.items() if value}, sort_keys=False).strip(),
+        name=plan.name,
+        base=plan.model.name if plan.model.kind != "folder" else Path(plan.model.name).name,
+        revision=plan.model.revision,
+        sources=[{**s, "source": _public(s["source"])} for s in plan.prepared.ledger["sources"]],
+        splits=plan.prepared.ledger["splits"],
+        metrics=_metrics(evaluation),
+        rows=evaluation["rows"],
+        settings=plan.settings,
+        trained=trained,
+        method=plan.config.train.method,
+        adapter=plan.config.train.adapter,
+        device=plan.device_name,
+        versions=plan.versions,
+        seed=plan.config.seed,
+    )
+
+
+def _public(source: str) -> str:
+    """A source without this machine's folders."""
+    return Path(source).name if Path(source).is_absolute() else source
+
+
+def _metrics(evaluation: dict[str, Any]) -> list[dict[str, str]]:
+    shown = []
+    for name, difference in evaluation["difference"].items():
+        sides = {side: evaluation[side][name] for side in ("base", "tuned")} | {"difference": difference}
+        shown.append({"name": name.replace("_", " ")} | {side: pages.interval(v) for side, v in sides.items()})
+    return shown
+
+
+def check_files(plan: TrainingPlan) -> dict[str, Any]:
+    """The record of what was published, its files compared by hash. Raises PublishError for one that differs."""
+    folder = Path(plan.folder)
+    record = files.read_json(folder / PUBLISHED)
+    for name, digest in record["files"].items():
+        path = folder / "model" / name
+        if not path.is_file() or files.sha256(path) != digest:
+            raise PublishError(f"{path} is not as it was published", "publish the run again")
+    return record
+
+
+def main() -> None:
+    """The verifying process: `python -m smollm3_ft.publishing PLAN.json`. Loads the published folder and asks it again."""
+    from smollm3_ft import evaluation, shards
+
+    processes.end_with_parent()
+    plan = fit.read(Path(sys.argv[1]))
+    folder = Path(plan.folder)
+    check_files(plan)
+    model, tokenizer = evaluation.load(folder / "model", plan.config.model.dtype, plan.device)
+    rows = shards.read(Path(plan.prepared.folder) / "test.arrow").to_pylist()
+    before = files.read_json(Path(sys.argv[2]) / "scores.json")["answers"]
+    most = max(evaluation.GENERATED, plan.config.evaluate.samples)
+    again = evaluation.answer(model, tokenizer, rows, most, first_batch_only=True)
+    expected = {answer["row"]: answer["answer"] for answer in before}
+    for answer in again:
+        if answer["answer"] != expected[answer["row"]]:
+            what = f"the published model answers {answer['answer']!r} where the trained one said {expected[answer['row']]!r}"
+            raise PublishError(what, "publish the run again")
+
+
+def verified(run: runs.Run, record: dict[str, Any]) -> dict[str, Any]:
+    """Mark what was published as verified."""
+    done = {key: value for key, value in record.items() if key != "schema_version"} | {"verified": True}
+    files.write_json(run.path / PUBLISHED, done)
+    return done
+
+
+if __name__ == "__main__":
+    code = processes.child(main)
+    sys.stdout.flush()
+    os._exit(code)

@@ -1,0 +1,159 @@
+"""The summary that closes every run, failed and interrupted ones included, as JSON, markdown and a page that stands alone.
+
+Everything is read from the run's folder: what is not there yet is left out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from smollm3_ft import files, fit, journal, pages, publishing
+from smollm3_ft.fit import TrainingPlan
+from smollm3_ft.monitoring import local_trackio
+from smollm3_ft.runs import Run
+
+Status = Literal["completed", "blocked", "failed", "interrupted"]
+
+
+class Step(NamedTuple):
+    """A step of this run: its final state's name in Prefect, seconds, and whether its result was reused."""
+
+    name: str
+    state: str
+    seconds: float
+    cached: bool
+
+
+class Failure(NamedTuple):
+    """What ended the run early: the step, the cause, and what to do."""
+
+    step: str
+    cause: str
+    remedy: str
+
+
+def write(run: Run, status: Status, steps: list[Step], failure: Failure | None = None) -> dict[str, Any]:
+    """Write `report.json`, `report.md` and `report.html` into the run's folder. Returns the report."""
+    report = collect(run, status, steps, failure)
+    files.write_json(run.path / "report.json", report)
+    text = render("report.md", run, report)
+    files.write(run.path / "report.md", text)
+    files.write(run.path / "report.html", render("report.html", run, report))
+    return report
+
+
+def collect(run: Run, status: Status, steps: list[Step], failure: Failure | None) -> dict[str, Any]:
+    """The content of `report.json`."""
+    folder = run.path
+    plan = fit.read(folder / "plan.json") if (folder / "plan.json").is_file() else None
+    trained = _json(folder / fit.TRAINED).get("values", {})
+    evaluation = _json(folder / "evaluation.json")
+    published = _json(folder / publishing.PUBLISHED)
+    return {
+        "status": status,
+        "name": run.name,
+        "steps": [step._asdict() for step in steps],
+        "failure": failure._asdict() if failure else None,
+        "data": _json(folder / "data" / "ledger.json"),
+        "train": _trained(trained),
+        "evaluation": {
+            "base": evaluation.get("base"),
+            "tuned": evaluation.get("tuned"),
+            "difference": evaluation.get("difference"),
+            "gate": evaluation.get("gate", {}).get("state", "none"),
+        },
+        "published": {key: published.get(key) for key in ("target", "repo", "commit", "verified")},
+        "actual": _actual(plan, trained, steps) if plan else {},
+        "accepted_changes": [change.get("what", "") for change in run.accepted],
+        "links": links(run),
+        "next_steps": next_steps(run, status),
+    }
+
+
+def links(run: Run) -> dict[str, str]:
+    """Where the results lie; only those that are there."""
+    places = {
+        "model": run.path / "model",
+        "data": run.path / "data" / "report.html",
+        "evaluation": run.path / "evaluation.json",
+        "metrics": run.path / "metrics.jsonl",
+        "trackio": local_trackio.folder(run.path.parent),
+    }
+    return {name: str(place) for name, place in places.items() if place.exists()}
+
+
+def next_steps(run: Run, status: Status) -> list[str]:
+    """What to do now, as commands where there is one."""
+    if status in ("failed", "interrupted"):
+        return [f"Go on where it stopped: {command(run)}", "See every step in the browser: make ui"]
+    model = run.path / "model"
+    return [
+        f'Use the model: transformers.AutoModelForCausalLM.from_pretrained("{model}")',
+        "See the curves: smollm3-ft dashboard" if run.config.monitor.trackio == "local" else "See metrics.jsonl",
+        "See every step in the browser: make ui",
+        "Your own data: python -m flows.finetune data.source=rows.jsonl",
+    ]
+
+
+def command(run: Run) -> str:
+    """The command that goes on with this run."""
+    return f"python -m flows.finetune {run.path / 'config.yaml'}"
+
+
+def render(template: str, run: Run, report: dict[str, Any]) -> str:
+    """The report as markdown or as a page."""
+    evaluation = _json(run.path / "evaluation.json")
+    metrics = [
+        {"name": name.replace("_", " ")}
+        | {side: pages.interval(evaluation[side][name]) for side in ("base", "tuned", "difference")}
+        for name in evaluation.get("difference", {})
+    ]
+    return pages.templates(escaped=template.endswith(".html")).get_template(template).render(
+        report=report,
+        style=pages.style(),
+        curve=pages.curves(loss_curves(run)),
+        metrics=metrics,
+        rows=evaluation.get("rows"),
+        samples=evaluation.get("samples", []),
+        duration=pages.duration,
+        gib=files.gib,
+    )
+
+
+def loss_curves(run: Run) -> dict[str, list[tuple[float, float]]]:
+    """Loss by step, of training and validation."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for record in journal.read(run.path / "metrics.jsonl"):
+        if record.kind in ("train", "eval") and isinstance(record.values.get("loss"), float):
+            name = "training" if record.kind == "train" else "validation"
+            curves.setdefault(name, []).append((float(record.step or 0), record.values["loss"]))
+    return curves
+
+
+def _trained(trained: dict[str, Any]) -> dict[str, Any]:
+    names = ("steps", "epochs", "tokens", "supervised_tokens", "tokens_per_second", "peak_memory_bytes", "final_loss")
+    return {name: trained.get(name) for name in (*names, "resumed_from")} | {"mfu": None}
+
+
+def _actual(plan: TrainingPlan, trained: dict[str, Any], steps: list[Step]) -> dict[str, Any]:
+    seconds = [step.seconds for step in steps if step.name == "train" and not step.cached]
+    return {
+        "seconds": {"predicted": plan.predicted.seconds, "actual": seconds[0] if seconds else None},
+        "memory_bytes": {"predicted": plan.predicted.memory_bytes, "actual": trained.get("peak_memory_bytes")},
+        "tokens": {"predicted": plan.predicted.tokens, "actual": trained.get("tokens")},
+    }
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    value = files.read_json(path)
+    value.pop("schema_version", None)
+    return value
+
+
+def read_failure(folder: Path) -> Failure:
+    """What ended a run early, as its report has it."""
+    told = _json(folder / "report.json").get("failure") or {}
+    return Failure(told.get("step", "finetune"), told.get("cause", "no report was written"), told.get("remedy", ""))

@@ -1,0 +1,295 @@
+"""From a recipe, the environment, a file and `key=value` words to one configuration in which every key has a value.
+
+Precedence: recipe < environment < file < `key=value`. A null leaves the value below it; `none` switches a key off.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from smollm3_ft.config import Config, Section, union_members
+from smollm3_ft.errors import ConfigError, Problem
+from smollm3_ft.unbuilt import unbuilt
+
+NO_MAPPING = "is not a mapping of keys to values"
+RECIPES = Path(__file__).parent / "recipes"
+
+# Variables that people know from other tools; an explicit key wins over them.
+ENVIRONMENT = {
+    "MODEL_NAME": "model.name",
+    "DATASET_NAME": "data.source",
+    "BATCH_SIZE": "train.batch_size",
+    "GRADIENT_ACCUMULATION_STEPS": "train.gradient_accumulation_steps",
+    "LEARNING_RATE": "train.learning_rate",
+    "MAX_EPOCHS": "train.epochs",
+    "MAX_SEQ_LENGTH": "data.max_length",
+    "TRACKIO_SPACE_ID": "monitor.trackio",
+    "TRACKIO_SERVER_URL": "monitor.trackio",
+    "TRACKIO_DATASET_REPO": "monitor.dataset",
+    "EXPERIMENT_NAME": "name",
+}
+
+
+class Resolved(NamedTuple):
+    """A configuration with every key set, and which of its keys came from which environment variable."""
+
+    config: Config
+    from_environment: dict[str, str]
+
+
+def resolve(
+    given: Config | Mapping[str, Any],
+    environment: Mapping[str, str] = os.environ,
+    file: Mapping[str, Any] | None = None,
+) -> Resolved:
+    """Fill in what was not given. Raises ConfigError with a problem a line."""
+    explicit = given.model_dump(mode="json") if isinstance(given, Config) else dict(given)
+    file = file or {}
+    known = _from_environment(environment)
+    recipe = explicit.get("recipe") or file.get("recipe") or "demo"
+    layers = [defaults(Config), _recipe(str(recipe)), _nested(known), file, explicit]
+    try:
+        merged = OmegaConf.merge(*(_without_nulls(layer) for layer in layers))
+        values = OmegaConf.to_container(merged, resolve=False)
+    except OmegaConfBaseException as error:
+        raise ConfigError(Problem("configuration", str(error).splitlines()[0])) from None
+    config = validate(values)
+    problems = [*_contradictions(config), *unbuilt(config, environment)]
+    if problems:
+        raise ConfigError(*problems)
+    config = _with_absolute_places(config)
+    overridden = {key for layer in (file, explicit) for key, _ in flatten(_without_nulls(layer))}
+    return Resolved(config, {key: name for key, (name, _) in known.items() if key not in overridden})
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """A YAML configuration as nested dicts. Raises ConfigError naming file, line and what is wrong."""
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except UnicodeDecodeError:
+        raise ConfigError(Problem(str(path), "is not UTF-8 text", "give a YAML file")) from None
+    except OSError as error:
+        what = f"cannot be read ({error.strerror})" if error.strerror else NO_MAPPING
+        raise ConfigError(Problem(str(path), what)) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(Problem(place, f"is not YAML ({getattr(error, 'problem', error)})")) from None
+    except OmegaConfBaseException as error:
+        raise ConfigError(Problem(str(path), str(error).splitlines()[0])) from None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(Problem(str(path), NO_MAPPING, "write lines like `seed: 1`"))
+    return {str(key): value for key, value in values.items()}
+
+
+def parse_words(words: Sequence[str]) -> dict[str, Any]:
+    """`train.epochs=2` and the like as nested dicts. Text keys take the text as it stands."""
+    values: dict[str, Any] = {}
+    problems = []
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            problems.append(Problem(word, "is neither a recipe, a file, nor key=value"))
+            continue
+        try:
+            values[key] = text if _is_text(key, text) else yaml.safe_load(text)
+        except yaml.YAMLError:
+            problems.append(Problem(key, f"{text!r} cannot be read as a value"))
+    if problems:
+        raise ConfigError(*problems)
+    return _nested({key: ("", value) for key, value in values.items()})
+
+
+def validate(values: Any) -> Config:
+    """Check every key and bound; a ConfigError names each wrong key with the nearest valid one."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(*_problems(error.errors(include_url=False))) from None
+
+
+def defaults(section: type[Section]) -> dict[str, Any]:
+    """Every key's value when no recipe says otherwise, nested."""
+    values: dict[str, Any] = {}
+    for key, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            values[key] = defaults(kind)
+        else:
+            default = field.get_default(call_default_factory=True)
+            values[key] = "none" if default is None and key != "name" else default
+    return values
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def keys(section: type[Section] = Config, prefix: str = "") -> Iterator[str]:
+    """Every dotted key, sections included."""
+    for key, field in section.model_fields.items():
+        yield prefix + key
+        for kind in union_members(field.annotation):
+            if isinstance(kind, type) and issubclass(kind, Section):
+                yield from keys(kind, f"{prefix}{key}.")
+
+
+def built_recipes() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def _recipe(name: str) -> dict[str, Any]:
+    path = RECIPES / f"{name}.yaml"
+    if name in get_args(Config.model_fields["recipe"].annotation) and not path.is_file():
+        raise ConfigError(Problem("recipe", f"{name} is not built yet", f"built are {', '.join(built_recipes())}"))
+    if not path.is_file():
+        near = difflib.get_close_matches(name, built_recipes(), n=1)
+        raise ConfigError(
+            Problem("recipe", f"there is no {name!r}", f"did you mean {near[0]}?" if near else _choices())
+        )
+    return {**read_file(path), "recipe": name}
+
+
+def _choices() -> str:
+    return f"one of {', '.join(built_recipes())}"
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
+    found = {}
+    for name, key in ENVIRONMENT.items():
+        text = environment.get(name, "").strip()
+        if text:
+            found[key] = (name, text if _is_text(key, text) else yaml.safe_load(text))
+    return found
+
+
+def _nested(values: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for dotted, (_, value) in values.items():
+        *sections, key = dotted.split(".")
+        place = nested
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise ConfigError(Problem(dotted, f"{section} is given a value as well"))
+        place[key] = value
+    return nested
+
+
+def _without_nulls(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A null means not given; one at an unknown key stays, so that validation names the key."""
+    known = set(keys())
+    return {
+        key: _without_nulls(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if value is not None or prefix + key not in known
+    }
+
+
+def _is_text(dotted: str, text: str) -> bool:
+    """Whether the key holds text, so that `name=2024_01` is not read as a number."""
+    section: Any = Config
+    *path, key = dotted.split(".")
+    for name in path:
+        field = section.model_fields.get(name)
+        kinds = [k for k in union_members(field.annotation) if hasattr(k, "model_fields")] if field else []
+        if not kinds:
+            return False
+        section = kinds[0]
+    if key not in section.model_fields or text in ("", "null", "~") or text[:1] in "[{":
+        return False
+    members = union_members(section.model_fields[key].annotation)
+    bases = [get_args(member)[0] if get_origin(member) is Annotated else member for member in members]
+    return not {int, float, bool} & set(bases) and any(b is str or get_origin(b) is Literal for b in bases)
+
+
+def _problems(errors: Sequence[ErrorDetails]) -> list[Problem]:
+    found: dict[str, list[str]] = {}
+    known = set(keys())
+    for error in errors:
+        path = [str(part) for part in error["loc"]]
+        while len(path) > 1 and ".".join(path) not in known and error["type"] != "extra_forbidden":
+            path.pop()  # pydantic appends the alternative of a union that did not fit
+        key = ".".join(path)
+        if error["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            found[key] = ["there is no such key", f"did you mean {near[0]}?" if near else ""]
+        else:
+            found.setdefault(key, []).append(_wording(error))
+    problems = []
+    for key, words in found.items():
+        if words[0] == "there is no such key":
+            problems.append(Problem(key, *words))
+        else:
+            problems.append(Problem(key, " or ".join(dict.fromkeys(words))))
+    return problems
+
+
+def _wording(error: ErrorDetails) -> str:
+    given = error["input"]
+    if error["type"] == "string_pattern_mismatch" and error["loc"] == ("name",):
+        return f"may hold letters, digits, '.', '_' and '-', and start with no dot, not {given!r}"
+    text = error["msg"].removeprefix("Input ").removeprefix("String ")
+    if error["type"] == "literal_error" and isinstance(given, str):
+        options = [word.strip("'") for word in str(error.get("ctx", {}).get("expected", "")).split(" or ")]
+        near = difflib.get_close_matches(given, [o for part in options for o in part.split("', '")], n=1)
+        text += f" (nearest: {near[0]})" if near else ""
+    return f"{text}, not {given!r}" if not isinstance(given, dict) else text
+
+
+def _contradictions(config: Config) -> Iterator[Problem]:
+    train, data = config.train, config.data
+    sizes = (train.effective_batch_size, train.batch_size, train.gradient_accumulation_steps)
+    if all(isinstance(size, int) for size in sizes):
+        effective, batch, accumulation = (int(size) for size in sizes)
+        if effective != batch * accumulation * config.compute.num_processes:
+            yield Problem(
+                "train.effective_batch_size",
+                f"{effective} is not batch_size {batch} × gradient_accumulation_steps {accumulation}"
+                f" × num_processes {config.compute.num_processes}",
+                "leave one of them auto",
+            )
+    if train.method == "sft" and (train.loss is not None or train.beta is not None):
+        yield Problem("train.loss", "belongs to train.method=dpo", "leave loss and beta out")
+    if isinstance(data.source, tuple):
+        for key in ("config", "split", "columns"):
+            if getattr(data, key) is not None:
+                yield Problem(f"data.{key}", "is for one source", "give it inside data.source's list")
+        if not data.source:
+            yield Problem("data.source", "is an empty list", "name at least one source")
+
+
+def _with_absolute_places(config: Config) -> Config:
+    """Folders and files named from where the command was typed, so that any other process finds them."""
+    data, model = config.data, config.model
+    if isinstance(data.source, str):
+        sources: Any = _absolute(data.source)
+    else:
+        sources = tuple(s.model_copy(update={"source": _absolute(s.source)}) for s in data.source)
+    return config.model_copy(
+        update={
+            "runs_dir": str(Path(config.runs_dir).expanduser().absolute()),
+            "data": data.model_copy(update={"source": sources}),
+            "model": model.model_copy(update={"name": _absolute(model.name)}),
+        }
+    )
+
+
+def _absolute(place: str) -> str:
+    path = Path(place).expanduser()
+    return str(path.absolute()) if path.exists() and not place.startswith("builtin:") else place

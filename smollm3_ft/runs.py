@@ -1,0 +1,213 @@
+"""Run folders: how a run is named, begun, gone on with, set aside, and told apart from another of the same name."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from smollm3_ft import files, identity, locks, sources
+from smollm3_ft.config import Config
+from smollm3_ft.errors import ConfigError, Problem
+from smollm3_ft.plan import Plan
+from smollm3_ft.resolve import flatten
+from smollm3_ft.sources import SourcePlan
+
+RECORD = "run.json"
+MARKS = "steps.json"
+NOT_COMPARED = ("name", "runs_dir", "compute", "monitor", "publish")
+FINISHED = ("completed", "blocked")
+
+
+class Run(BaseModel):
+    """A run: where it lies, who it is, and what it began with. `accepted` holds later changes that were agreed to."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = 1
+    name: str
+    folder: str
+    run_id: str
+    created: str
+    config: Config
+    code: str
+    lock: str
+    # The early plan, once it is made: a run that goes on keeps its pinned revisions.
+    plan: Plan | None = None
+    accepted: list[dict[str, str]] = []
+
+    @property
+    def path(self) -> Path:
+        return Path(self.folder)
+
+
+def begin(config: Config) -> Run:
+    """The run that `config.name` names: begun now, or gone on with.
+
+    Raises ConfigError where the name is taken by another configuration, where the folder holds something else, or where
+    an unfinished run's code or packages changed.
+    """
+    assert config.name is not None
+    folder = Path(config.runs_dir) / config.name
+    if not (folder / RECORD).is_file():
+        if folder.exists() and any(folder.iterdir()):
+            what = f"{folder} holds something that is no run"
+            raise ConfigError(Problem("name", what, "give another name, or move it away"))
+        run = Run(
+            name=config.name,
+            folder=str(folder),
+            run_id=str(uuid.uuid4()),
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            config=config,
+            code=identity.code(),
+            lock=identity.lock(),
+        )
+        return save(run)
+    run = read(folder)
+    check_same(run, config)
+    if status(folder) not in FINISHED:
+        changed = changes(run)
+        if changed:
+            raise ConfigError(*(Problem(name, what, HOW_TO_GO_ON) for name, what in changed.items()))
+    # What is not compared may differ from last time: it says where results go, not what is trained.
+    return save(run.model_copy(update={"config": config, "folder": str(folder)}))
+
+
+HOW_TO_GO_ON = "go on with --accept-changes, or start over with --fresh"
+
+
+def save(run: Run) -> Run:
+    try:
+        files.write(run.path / RECORD, run.model_dump_json(indent=2) + "\n")
+    except OSError as error:
+        what = f"{run.path} cannot be written to ({error.strerror})"
+        raise ConfigError(Problem("runs_dir", what, "name a folder that can, with room")) from None
+    return run
+
+
+def read(folder: Path) -> Run:
+    """The run that lies in `folder`. Raises ConfigError where none does."""
+    try:
+        return Run.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
+    except OSError:
+        raise ConfigError(Problem("run", f"there is no run in {folder}", "`smollm3-ft runs` lists them")) from None
+    except ValueError:
+        raise ConfigError(Problem("run", f"{folder / RECORD} is damaged", "start over with --fresh")) from None
+
+
+def check_same(run: Run, config: Config) -> None:
+    """Raise ConfigError with each key in which the run of that name differs from `config`."""
+    before, now = compared(run.config), compared(config)
+    different = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    if different:
+        remedy = "give another name, or start over with --fresh"
+        raise ConfigError(
+            *(
+                Problem(key, f"is {now.get(key)}, but run {run.name} has {before.get(key)}", remedy)
+                for key in different
+            )
+        )
+
+
+def compared(config: Config) -> dict[str, Any]:
+    """The keys that say what is trained."""
+    values = config.model_dump(mode="json")
+    return dict(flatten({key: value for key, value in values.items() if key not in NOT_COMPARED}))
+
+
+def changes(run: Run) -> dict[str, str]:
+    """What of this checkout or of the local sources is not as when the run began, and was not agreed to since."""
+    now = {"code": identity.code(), "lock": identity.lock()}
+    changed = {
+        name: f"{name} changed since run {run.name} began ({getattr(run, name)[:12]} then, {digest[:12]} now)"
+        for name, digest in now.items()
+        if digest != getattr(run, name) and digest not in [change.get(name) for change in run.accepted]
+    }
+    for before, after in _located_again(run):
+        if before.digest != after.digest:
+            changed["data.source"] = f"{before.source} changed since run {run.name} began"
+    return changed
+
+
+def accept_changes(folder: Path) -> None:
+    """Agree to this checkout and to the sources as they are now, for an unfinished run."""
+    run = read(folder)
+    changed = changes(run)
+    if not changed:
+        return
+    agreed = {"code": identity.code(), "lock": identity.lock(), "what": "; ".join(changed.values())}
+    plan = run.plan
+    if plan is not None:
+        plan = plan.model_copy(update={"sources": tuple(after for _, after in _located_again(run))})
+    save(run.model_copy(update={"accepted": [*run.accepted, agreed], "plan": plan}))
+
+
+def _located_again(run: Run) -> list[tuple[SourcePlan, SourcePlan]]:
+    """Each source as it was pinned and as it is now; one on the Hub stays at its commit."""
+    if run.plan is None or all(source.kind == "hub" for source in run.plan.sources):
+        return [(source, source) for source in (run.plan.sources if run.plan else ())]
+    now = sources.locate(run.config.data)
+    return [(old, old if old.kind == "hub" else new) for old, new in zip(run.plan.sources, now, strict=True)]
+
+
+def marks(run: Run) -> dict[str, str]:
+    """The fingerprints under which this run's steps are done: they hold whatever the code is now."""
+    try:
+        return dict(files.read_json(run.path / MARKS)["steps"])
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def set_mark(run: Run, step: str, fingerprint: str) -> None:
+    files.write_json(run.path / MARKS, {"steps": {**marks(run), step: fingerprint}})
+
+
+def status(folder: Path) -> str:
+    """completed, blocked, failed, or interrupted (also one that was killed)."""
+    try:
+        return str(files.read_json(folder / "report.json")["status"])
+    except (OSError, json.JSONDecodeError, KeyError):
+        return "interrupted"
+
+
+def set_aside(runs_dir: Path, name: str) -> Path | None:
+    """Move a run's folder to `.old/<name>-<time>`. Returns where to, or None where there was none."""
+    folder = runs_dir / name
+    if not folder.exists():
+        return None
+    aside = runs_dir / ".old" / f"{name}-{datetime.datetime.now():%Y%m%d_%H%M%S_%f}"
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    with locks.hold(runs_dir, name):
+        folder.rename(aside)
+    return aside
+
+
+def listed(runs_dir: Path) -> list[Run]:
+    """Every run below `runs_dir`, the newest first."""
+    if not runs_dir.is_dir():
+        return []
+    found = [read(path) for path in runs_dir.iterdir() if not path.name.startswith(".") and (path / RECORD).is_file()]
+    return sorted(found, key=lambda run: run.created, reverse=True)
+
+
+def to_go_on_with(config: Config) -> str | None:
+    """The newest failed or interrupted run of the same configuration that nobody works on."""
+    runs_dir = Path(config.runs_dir)
+    for run in listed(runs_dir):
+        same = compared(run.config) == compared(config)
+        if same and status(run.path) not in FINISHED and not locks.is_held_by_the_living(runs_dir, run.name):
+            return run.name
+    return None
+
+
+def new_name(runs_dir: Path, at: datetime.datetime) -> str:
+    """smollm3_finetune_YYYYMMDD_HHMMSS, with a number behind it where that is taken."""
+    name = f"smollm3_finetune_{at:%Y%m%d_%H%M%S}"
+    number = 1
+    while (runs_dir / (name if number == 1 else f"{name}_{number}")).exists():
+        number += 1
+    return name if number == 1 else f"{name}_{number}"

@@ -1,0 +1,253 @@
+"""How a method trains: `TRAINERS[method](plan, journal, stop)` builds the trainer. A new method is one function, one entry.
+
+What is overridden of TRL and transformers, and why, stands in docs/upstream.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import peft
+import torch
+import transformers
+import trl
+
+from smollm3_ft import batches, checkpoints, files, scoring
+from smollm3_ft.errors import TrainingError
+from smollm3_ft.fit import TrainingPlan
+from smollm3_ft.journal import Journal
+from smollm3_ft.processes import StopRequest, is_disk_full
+
+PROGRESS = "progress.json"
+
+
+class Progress:
+    """What the journal counts since the start of the run and since its last line; goes into every checkpoint."""
+
+    def __init__(self, saved: dict[str, Any] | None = None) -> None:
+        saved = saved or {}
+        self.tokens: int = saved.get("tokens", 0)
+        self.supervised_tokens: int = saved.get("supervised_tokens", 0)
+        self.padding: int = saved.get("padding", 0)
+        self.window_steps: int = saved.get("window_steps", 0)
+        self.window_loss = torch.tensor(saved.get("window_loss", 0.0), dtype=torch.float32)
+        self.window_start = time.monotonic()
+        self.window_tokens = 0
+
+    def add(self, loss: torch.Tensor, inputs: dict[str, torch.Tensor], pad: int) -> None:
+        """Count a micro-batch. `loss` is its share of the step's loss."""
+        size = inputs["input_ids"].numel()
+        padding = int((inputs["input_ids"] == pad).logical_and(inputs["position_ids"] == 0).sum())
+        self.tokens += size - padding
+        self.padding += padding
+        self.window_tokens += size - padding
+        self.supervised_tokens += int((inputs["labels"] != batches.IGNORED).sum())
+        self.window_loss = self.window_loss.to(loss.device) + loss.float()
+
+    def saved(self) -> dict[str, Any]:
+        names = ("tokens", "supervised_tokens", "padding", "window_steps")
+        return {name: getattr(self, name) for name in names} | {"window_loss": float(self.window_loss)}
+
+    def line(self) -> dict[str, float]:
+        """The values of a journal line, and a new window."""
+        seconds = max(1e-9, time.monotonic() - self.window_start)
+        values = {
+            "loss": float(self.window_loss) / max(1, self.window_steps),
+            "tokens": self.tokens,
+            "supervised_tokens": self.supervised_tokens,
+            "tokens_per_second": self.window_tokens / seconds,
+            "padding_share": self.padding / max(1, self.padding + self.tokens),
+        }
+        self.window_steps, self.window_tokens, self.window_start = 0, 0, time.monotonic()
+        self.window_loss = torch.zeros_like(self.window_loss)
+        return values
+
+
+class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no types
+    """TRL's trainer with our journal, complete checkpoints, and an exact validation loss."""
+
+    def __init__(self, *, plan: TrainingPlan, journal: Journal, folder: Path, pad: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.plan = plan
+        self.journal = journal
+        self.folder = folder
+        self.pad = pad
+        self.progress = Progress()
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
+        self.progress.add(loss.detach(), inputs, self.pad)
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Write the journal instead of transformers' own history, which grows with every save."""
+        self._metrics["train"].clear()
+        if "loss" not in logs:
+            return
+        values = {
+            **self.progress.line(),
+            "learning_rate": float(logs["learning_rate"]),
+            "grad_norm": float(logs.get("grad_norm", math.nan)),
+            "epoch": float(self.state.epoch or 0.0),
+            "memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _peak_memory(),
+        }
+        self.journal.write("train", values, self.state.global_step)
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(values[name]):
+                step = self.state.global_step
+                self.journal.write("alert", {"what": f"{name} is {values[name]}", "level": "error"}, step)
+                raise TrainingError(f"{name} is {values[name]} at step {step}", "lower train.learning_rate")
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Nats a trained token of the whole validation split, whatever the batches."""
+        rows = self.eval_dataset.to_list()
+        model = self.accelerator.unwrap_model(self.model)
+        base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+        tokens = self.plan.settings.batch_size * self.plan.config.data.max_length
+        scores = scoring.score(base, rows, self.pad, tokens)
+        loss = scoring.mean_loss(scores)
+        correct = sum(one.correct for one in scores) / max(1, sum(one.tokens for one in scores))
+        self.journal.write("eval", {"loss": loss, "token_accuracy": correct}, self.state.global_step)
+        return {"eval_loss": loss}
+
+    def _get_output_dir(self, trial: Any) -> str:  # noqa: ARG002  # transformers calls it so
+        return str(self.folder / ".partial-save")
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save into a partial folder, then make it a checkpoint as a whole. TRL's card is left out."""
+        staging = self.folder / ".partial-save"
+        shutil.rmtree(staging, ignore_errors=True)
+        step = self.state.global_step
+        staged = staging / f"checkpoint-{step}"
+        try:
+            transformers.Trainer._save_checkpoint(self, model, trial)
+            (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
+            files.write_json(staged / PROGRESS, self.progress.saved())
+            self.journal.sync()
+            checkpoints.publish(staged, self.folder)
+        except (OSError, RuntimeError) as error:
+            shutil.rmtree(staging, ignore_errors=True)
+            if is_disk_full(error):
+                what = f"the disk is full: checkpoint {step} could not be written to {self.folder}"
+                raise TrainingError(what, "make room, then run the same command to go on") from error
+            raise
+        shutil.rmtree(staging, ignore_errors=True)
+        checkpoints.rotate(self.folder, self.plan.config.train.save_total_limit)
+        self.journal.write("event", {"what": "checkpoint"}, step)
+
+
+class Watch(transformers.TrainerCallback):  # type: ignore[misc]  # the library has no types
+    """Counts steps for the journal, and saves and stops where the process was asked to."""
+
+    def __init__(self, stop: StopRequest) -> None:
+        self.stop = stop
+        self.trainer: SftTrainer | None = None
+
+    def on_step_end(self, _args: Any, _state: Any, control: transformers.TrainerControl, **_: Any) -> None:
+        assert self.trainer is not None
+        self.trainer.progress.window_steps += 1
+        if self.stop:
+            control.should_save = True
+            control.should_training_stop = True
+
+
+def sft(plan: TrainingPlan, journal: Journal, stop: StopRequest) -> SftTrainer:
+    """Supervised fine-tuning: cross-entropy on the trained tokens of packed documents."""
+    train, folder = plan.config.train, Path(plan.prepared.folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(plan.weights)
+    watch = Watch(stop)
+    trainer = SftTrainer(
+        plan=plan,
+        journal=journal,
+        folder=Path(plan.folder) / "checkpoints",
+        pad=tokenizer.pad_token_id,
+        model=load_model(plan),
+        args=_arguments(plan),
+        data_collator=functools.partial(batches.collate, pad=tokenizer.pad_token_id),
+        train_dataset=datasets.Dataset.from_file(str(folder / "train.arrow")),
+        eval_dataset=datasets.Dataset.from_file(str(folder / "validation.arrow")) if _validates(plan) else None,
+        processing_class=tokenizer,
+        peft_config=_lora(plan) if train.adapter == "lora" else None,
+        callbacks=[watch],
+    )
+    watch.trainer = trainer
+    return trainer
+
+
+TRAINERS: dict[str, Callable[[TrainingPlan, Journal, StopRequest], SftTrainer]] = {"sft": sft}
+
+
+def load_model(plan: TrainingPlan) -> Any:
+    """The model to train: float32 masters for full fine-tuning, the computing type for a frozen base."""
+    frozen = plan.config.train.adapter != "none"
+    attention = plan.config.model.attention
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        plan.weights,
+        dtype=getattr(torch, plan.config.model.dtype) if frozen else torch.float32,
+        attn_implementation="sdpa" if attention == "auto" else attention,
+    )
+    model.config.use_cache = False
+    return model
+
+
+def _validates(plan: TrainingPlan) -> bool:
+    return plan.prepared.rows["validation"] > 0
+
+
+def _lora(plan: TrainingPlan) -> peft.LoraConfig:
+    lora = plan.config.train.lora
+    return peft.LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
+        task_type="CAUSAL_LM",
+    )
+
+
+def _arguments(plan: TrainingPlan) -> trl.SFTConfig:
+    train, settings, cuda = plan.config.train, plan.settings, plan.device == "cuda"
+    return trl.SFTConfig(
+        output_dir=str(Path(plan.folder) / "checkpoints"),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=train.scheduler,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        optim="adamw_torch_fused" if cuda else "adamw_torch",
+        bf16=plan.config.model.dtype == "bfloat16",
+        use_cpu=not cuda,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        seed=plan.config.seed,
+        data_seed=plan.config.seed,
+        full_determinism=train.deterministic and cuda,
+        logging_steps=train.logging_steps,
+        logging_nan_inf_filter=False,
+        save_steps=settings.save_steps,
+        eval_strategy="steps" if _validates(plan) else "no",
+        eval_steps=settings.eval_steps,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        max_length=None,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _peak_memory() -> int:
+    """The process's largest resident size so far, in bytes."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,110 @@
+"""The training process: `python -m smollm3_ft.training <runs_dir>/<name>/plan.json`.
+
+Trains what the plan says, from the newest complete checkpoint if there is one, and leaves the final model as a whole. It
+never talks to the network, and saves and ends when it is told to or when its parent is gone.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from smollm3_ft import checkpoints, files, fit, processes, records, runs, trainers
+from smollm3_ft import journal as journals
+from smollm3_ft.errors import ConfigError, Problem, TrainingError
+from smollm3_ft.fit import TrainingPlan
+from smollm3_ft.journal import Journal
+from smollm3_ft.trainers import Progress, SftTrainer
+
+
+def main() -> None:
+    """Train. Exits with `processes.INTERRUPTED` where it was asked to stop."""
+    if len(sys.argv) != 2:
+        raise ConfigError(Problem("usage", "python -m smollm3_ft.training <runs_dir>/<name>/plan.json"))
+    plan = fit.read(Path(sys.argv[1]))
+    folder = Path(plan.folder)
+    fit.check_made_here(plan, runs.read(folder).accepted)
+    if plan.device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("the plan is for a GPU, and torch sees none", "check the driver: `nvidia-smi`")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    stop = processes.StopRequest()
+    journal = Journal(folder / "metrics.jsonl", plan.run_id)
+    checkpoints.clear_partial(folder / "checkpoints")
+    checkpoint, damaged = checkpoints.newest(folder / "checkpoints")
+    for name in damaged:
+        journal.write("alert", {"what": f"a damaged checkpoint was set aside as {name}", "level": "warning"})
+    trainer = trainers.TRAINERS[plan.config.train.method](plan, journal, stop)
+    step = checkpoints.step(checkpoint) if checkpoint else 0
+    if checkpoint:
+        trainer.progress = Progress(files.read_json(checkpoint / trainers.PROGRESS))
+    journal.write("event", {"what": "resumed" if checkpoint else "started"}, step)
+    _train(trainer, plan, checkpoint)
+    if stop and trainer.state.global_step < plan.settings.steps:
+        journal.write("event", {"what": "interrupted"}, trainer.state.global_step)
+        journal.sync()
+        sys.exit(processes.INTERRUPTED)
+    _save_model(trainer, plan, folder / "model")
+    records.write(folder / fit.TRAINED, fit.mark(plan), _result(plan, trainer, step), folder / "model")
+    journal.write("event", {"what": "finished"}, trainer.state.global_step)
+    journal.sync()
+
+
+def _train(trainer: SftTrainer, plan: TrainingPlan, checkpoint: Path | None) -> None:
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except torch.OutOfMemoryError as error:
+        batch = plan.settings.batch_size
+        remedy = f"start again with train.batch_size={max(1, batch // 2)}"
+        raise TrainingError(f"the device ran out of memory with batch_size {batch}", remedy) from error
+
+
+def _save_model(trainer: SftTrainer, plan: TrainingPlan, final: Path) -> None:
+    """Adapters merged, weights in the computing type, tokenizer and template of the base; all of it or nothing."""
+    partial = final.with_name(".partial-model")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        model: Any = trainer.accelerator.unwrap_model(trainer.model)
+        if plan.config.train.adapter == "lora":
+            model = model.merge_and_unload()
+        model.config.use_cache = True
+        model.to(getattr(torch, plan.config.model.dtype)).save_pretrained(partial)
+        transformers.AutoTokenizer.from_pretrained(plan.weights).save_pretrained(partial)
+        files.move_folder(partial, final)
+    except (OSError, RuntimeError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if processes.is_disk_full(error):
+            remedy = "make room, then run the same command to go on"
+            raise TrainingError(f"the disk is full: the model could not be written to {final}", remedy) from error
+        raise
+    del model
+    gc.collect()
+
+
+def _result(plan: TrainingPlan, trainer: SftTrainer, resumed_from: int) -> dict[str, Any]:
+    records = [r for r in journals.read(Path(plan.folder) / "metrics.jsonl") if r.kind == "train"]
+    rates = [float(r.values["tokens_per_second"]) for r in records]
+    return {
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "tokens": trainer.progress.tokens,
+        "supervised_tokens": trainer.progress.supervised_tokens,
+        "tokens_per_second": sorted(rates)[len(rates) // 2] if rates else None,
+        "peak_memory_bytes": max((int(r.values["memory_bytes"]) for r in records), default=None),
+        "final_loss": records[-1].values["loss"] if records else None,
+        "resumed_from": resumed_from or None,
+        "model": files.digest_of((Path(plan.folder) / "model").glob("*.safetensors")),
+    }
+
+
+if __name__ == "__main__":
+    code = processes.child(main)
+    sys.stdout.flush()
+    os._exit(code)  # no library's exit handlers: what counts is on the disk

@@ -1,0 +1,47 @@
+"""Values that are valid but whose work is not there yet: refused with a clear line, never ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from smollm3_ft.config import Config, Source
+from smollm3_ft.errors import Problem
+from smollm3_ft.formats import FORMATS
+
+
+def unbuilt(config: Config, environment: Mapping[str, str]) -> Iterator[Problem]:
+    """A problem for each value of `config` that no step can honour yet."""
+    data, train, evaluate, monitor = config.data, config.train, config.evaluate, config.monitor
+    publish, compute = config.publish, config.compute
+    sources = data.source if isinstance(data.source, tuple) else (Source(source=data.source, format=data.format),)
+    pool = environment.get("SMOLLM3_FT_POOL", "none") if compute.pool == "auto" else compute.pool
+    formats = ", ".join(FORMATS)
+    refused = [
+        ("model.trust_remote_code", config.model.trust_remote_code, "true", "leave it false"),
+        ("data.over_length", data.over_length == "split", "split", "use drop, truncate or error"),
+        ("data.sample", data.sample is not None, data.sample, "leave it out"),
+        ("data.exclude_leaks", data.exclude_leaks, "true", "leave it false"),
+        ("train.method", train.method == "dpo", "dpo", "use sft"),
+        ("train.adapter", train.adapter in ("qlora", "auto"), train.adapter, "use none or lora"),
+        ("train.early_stopping_patience", train.early_stopping_patience is not None, "a patience", "leave it out"),
+        ("evaluate.prompts", evaluate.prompts is not None, "prompts", "leave it out"),
+        ("evaluate.general", evaluate.general is not None, evaluate.general, "use evaluate.general=none"),
+        ("evaluate.gate", evaluate.gate is not None, "a gate", "use evaluate.gate=none"),
+        ("evaluate.harness", evaluate.harness is not None, "lm-eval", "leave it out"),
+        ("monitor.trackio", monitor.trackio not in ("off", "local"), monitor.trackio, "use local or off"),
+        ("monitor.dataset", monitor.dataset is not None, monitor.dataset, "leave it out"),
+        ("publish.target", publish.target == "hub", "hub", "use local or none"),
+        ("publish.adapter", publish.adapter != "merge", publish.adapter, "use merge"),
+        ("publish.quantize", publish.quantize is not None, "quantizing", "leave it out"),
+        ("publish.demo_space", publish.demo_space is not None, publish.demo_space, "leave it out"),
+        ("compute.pool", pool != "none", pool, "use none"),
+        ("compute.num_processes", compute.num_processes > 1, compute.num_processes, "use 1"),
+        ("compute.strategy", compute.strategy != "auto", compute.strategy, "use auto"),
+    ]
+    for source in sources:
+        known = source.format == "auto" or source.format in FORMATS
+        refused.append(("data.format", not known, source.format, f"use auto, {formats}"))
+        refused.append(("data.source", source.weight is not None, "a weight", "leave weight out"))
+    for key, is_refused, value, remedy in refused:
+        if is_refused:
+            yield Problem(key, f"{value} is not built yet", remedy)

@@ -1,0 +1,52 @@
+"""The step that prepares the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+
+from smollm3_ft import data, fit, runs
+from smollm3_ft.data import Prepared
+from smollm3_ft.plan import Plan
+from smollm3_ft.runs import Run
+from tasks.steps import call, options
+
+STEP = "prepare data"
+
+
+@task(**options(STEP, timeout=24 * 3600))
+def prepare(run: Run, plan: Plan, fingerprint: str, kept: Prepared | None) -> Prepared:
+    """Read, account, split, render, tokenize, mask and pack."""
+    config = run.config
+    prepared = kept or data.prepare(
+        plan.sources,
+        config.data,
+        config.seed,
+        Path(plan.model.folder),
+        Path(config.runs_dir),
+        fingerprint,
+        run.path / "data",
+    )
+    data.show(prepared, run.path / "data")
+    rows = [{**source, "dropped": str(source["dropped"] or "none")} for source in prepared.ledger["sources"]]
+    create_table_artifact(rows, key="data-ledger", description=f"What became of every row of {run.name}")
+    runs.set_mark(run, STEP, fingerprint)
+    return prepared
+
+
+def prepare_data(run: Run, plan: Plan) -> Prepared:
+    """The prepared data, shared by every run that asks for the same."""
+    runs_dir = Path(run.config.runs_dir)
+    if runs.status(run.path) in runs.FINISHED:
+        done = fit.read(run.path / "plan.json").prepared
+        return call(prepare, run, plan, done.fingerprint, fingerprint=done.fingerprint, kept=done)
+    before = runs.marks(run).get(STEP)
+    kept = data.reuse(runs_dir, before) if before else None
+    if kept is None:
+        chat = plan.model.chat_digest
+        before = data.fingerprint(plan.sources, run.config.data, run.config.seed, chat, data.code())
+        kept = data.reuse(runs_dir, before)
+    assert before is not None
+    return call(prepare, run, plan, before, fingerprint=before, kept=kept)

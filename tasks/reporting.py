@@ -1,0 +1,62 @@
+"""The steps that close a run: links, next steps, report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+
+from smollm3_ft import files, report, runs
+from smollm3_ft.errors import FinetuneError
+from smollm3_ft.report import Failure, Status, Step
+from smollm3_ft.runs import Run
+from tasks import steps
+from tasks.steps import call, options
+
+
+@task(**options("links", timeout=120))
+def links(run: Run) -> dict[str, str]:
+    """Where the results lie."""
+    found = report.links(run)
+    lines = [f"- {name}: `{place}`" for name, place in found.items()]
+    create_markdown_artifact("\n".join(lines), key="links", description=f"Results of {run.name}")
+    return found
+
+
+@task(**options("next steps", timeout=120))
+def next_steps(run: Run, status: Status) -> list[str]:
+    """What to do now."""
+    return report.next_steps(run, status)
+
+
+@task(**options("report", timeout=300))
+def write_report(run: Run, status: Status, done: list[Step], failure: Failure | None) -> dict[str, Any]:
+    """Write the summary. A finished run keeps the report it has."""
+    if runs.status(run.path) in runs.FINISHED:
+        written = files.read_json(run.path / "report.json")
+    else:
+        written = report.write(run, status, done, failure)
+    text = report.render("report.md", run, written)
+    create_markdown_artifact(text, key="report", description=f"Report of {run.name}")
+    return written
+
+
+def close(run: Run, status: Status, error: Exception | None = None) -> dict[str, Any]:
+    """Links, next steps and report, also after a failure."""
+    call(links, run)
+    call(next_steps, run, status)
+    failure = failure_of(error) if error else None
+    return call(write_report, run, status, list(steps.HERE.get()), failure)
+
+
+def failure_of(error: BaseException) -> Failure:
+    """The failed step, the cause in a line, and what to do."""
+    step = next((step.name for step in reversed(steps.HERE.get()) if step.state not in _GOOD), "finetune")
+    if isinstance(error, FinetuneError):
+        return Failure(step, error.message, error.remedy or "run the same command to go on")
+    cause = f"{type(error).__name__}: {error}".splitlines()[0]
+    return Failure(step, cause, "see the step's log in the browser (make ui), then run the same command to go on")
+
+
+_GOOD = ("Completed", "Cached")

@@ -1,0 +1,81 @@
+"""The steps before any data is read: configuration, environment, authentication, plan."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import yaml
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.runtime import flow_run
+from prefect.states import Completed, State
+
+from smollm3_ft import devices, files, identity, locks, plan, resolve, runs
+from smollm3_ft.config import Config
+from smollm3_ft.errors import ConfigError, Problem
+from smollm3_ft.plan import Plan
+from smollm3_ft.runs import Run
+from tasks.steps import call, options
+
+
+@task(**options("resolve configuration", timeout=120, retries=0))
+def resolve_configuration(config: Config) -> Run:
+    """Fill in every key, settle the name once for this flow run, and begin or find the run's folder."""
+    resolved = resolve.resolve(config).config
+    runs_dir = Path(resolved.runs_dir)
+    plan.check_writable(runs_dir)
+    if resolved.name is None:
+        started = flow_run.scheduled_start_time or datetime.datetime.now(datetime.UTC)
+        resolved = resolved.model_copy(update={"name": runs.new_name(runs_dir, started)})
+    assert resolved.name is not None
+    with locks.hold(runs_dir, resolved.name):
+        run = runs.begin(resolved)
+        text = yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        files.write(run.path / "config.yaml", text)
+    return run
+
+
+@task(**options("check environment", timeout=120, retries=0))
+def check_environment(run: Run) -> State[str]:
+    """Packages against the lock, the device, memory and disk."""
+    departures = identity.departures()
+    device = devices.detect()
+    room = devices.free_disk(run.path)
+    if room < 2**28:
+        what = f"only {files.gib(room)} are free in {run.path.parent}"
+        raise ConfigError(Problem("runs_dir", what, "make room, or name another folder"))
+    packages = f"; not as locked: {', '.join(departures)}" if departures else "; packages as locked"
+    return Completed(message=f"{device.name}, {files.gib(room)} of disk free{packages}", data=device.name)
+
+
+@task(**options("authenticate", timeout=120))
+def authenticate(run: Run) -> State[str]:
+    """Who the Hub says we are, where the run needs the Hub."""
+    config = run.config
+    sources = config.data.source if isinstance(config.data.source, tuple) else ()
+    names = [config.model.name, *(source.source for source in sources)]
+    if isinstance(config.data.source, str):
+        names.append(config.data.source)
+    if all(name.startswith("builtin:") or Path(name).exists() for name in names):
+        return Completed(message="nothing to do: no step of this run talks to the Hub", data="none")
+    from huggingface_hub import HfApi, get_token
+
+    if get_token() is None:
+        return Completed(message="no token: public models and datasets only (set HF_TOKEN for others)", data="none")
+    name = str(HfApi().whoami()["name"])
+    return Completed(message=f"the Hub knows us as {name}", data=name)
+
+
+@task(**options("plan", timeout=600))
+def make_plan(run: Run, kept: Plan | None) -> Plan:
+    """Pin every revision, check what can be checked, estimate."""
+    made = kept or plan.make(run.config)
+    runs.save(run.model_copy(update={"plan": made}))
+    create_markdown_artifact(plan.markdown(made, {}), key="plan", description=f"Plan of {run.name}")
+    return made
+
+
+def plan_run(run: Run) -> Plan:
+    """The run's plan, made once: a run that goes on keeps its revisions."""
+    return call(make_plan, run, fingerprint=run.run_id, kept=run.plan)

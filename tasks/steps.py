@@ -1,0 +1,83 @@
+"""What all steps share: their options, how one is called, and the record of what became of each.
+
+A step's fingerprint is its cache key. What decides whether it is done again is the library's own record of its output
+(`kept`): an output that is gone or altered is no hit, whatever Prefect has stored.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+from prefect import Task
+from prefect.cache_policies import CacheKeyFnPolicy
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.runtime import flow_run
+
+from smollm3_ft.errors import ConfigError, DataError, ProcessDied, RunBusy, Stopped, TrainingError
+from smollm3_ft.report import Step
+
+Result = TypeVar("Result")
+log = logging.getLogger("smollm3_ft.steps")
+HERE: ContextVar[list[Step]] = ContextVar("steps")
+NEVER_HELPS = (ConfigError, DataError, RunBusy, Stopped)
+
+
+def options(name: str, timeout: int, retries: int = 2, delays: tuple[float, ...] = (2, 10)) -> dict[str, Any]:
+    """The options of the task `name`: `timeout` in seconds, `retries` after waiting `delays`, where trying can help."""
+    return {
+        "name": name,
+        "task_run_name": name,
+        "retries": retries,
+        "retry_delay_seconds": list(delays[:retries]) or None,
+        "retry_condition_fn": may_pass,
+        "timeout_seconds": timeout,
+        "persist_result": True,
+        # Within a flow run, a step that is done stays done when the flow run is retried.
+        "cache_policy": CacheKeyFnPolicy(cache_key_fn=lambda *_: f"{name}-{flow_run.id}"),
+    }
+
+
+def may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failure may pass by itself: never a user's mistake; of training, only a death by signal."""
+    try:
+        state.result()
+    except NEVER_HELPS:
+        return False
+    except TrainingError as error:
+        return isinstance(error, ProcessDied)
+    except Exception:  # noqa: BLE001  # anything else may be the network or a busy disk
+        return True
+    return False
+
+
+def call(
+    step: Task[..., Result], *arguments: Any, fingerprint: str | None = None, kept: Result | None = None
+) -> Result:
+    """Run a step and record how it ended. With a `fingerprint`, its result is reused if `kept` says it is there."""
+    if fingerprint is not None:
+        policy = CacheKeyFnPolicy(cache_key_fn=lambda *_: f"{step.name}-{fingerprint}")
+        step = step.with_options(cache_policy=policy, refresh_cache=kept is None)
+        arguments = (*arguments, kept)
+    started = time.monotonic()
+    log.info("%s", step.name, extra={"step": step.name, "state": "Running"})
+    state: State[Result] | None = None
+    try:
+        state = step(*arguments, return_state=True)
+    finally:
+        record(step.name, state.name if state else "Crashed", time.monotonic() - started)
+    return state.result()
+
+
+def record(name: str, state: str | None, seconds: float) -> None:
+    """Note how a step of this flow run ended."""
+    done = Step(name, state or "Unknown", round(seconds, 3), state == "Cached")
+    HERE.get().append(done)
+    log.info("%s: %s, %.1f s", name, done.state, seconds, extra={"step": name, "state": done.state, "seconds": seconds})
+
+
+def note(template: str, *values: Any) -> None:
+    """A line in the run's log, in the terminal or in Prefect."""
+    log.info(template, *values)

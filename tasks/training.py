@@ -1,0 +1,222 @@
+"""The steps that need the device: fitted to it, the base model evaluated, trained, the tuned model evaluated."""
+
+from __future__ import annotations
+
+import base64
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
+from pydantic import BaseModel, ConfigDict
+
+from smollm3_ft import comparison, devices, files, fit, identity, journal, models, pages, processes, records
+from smollm3_ft import report as reports
+from smollm3_ft import runs
+from smollm3_ft.data import Prepared
+from smollm3_ft.errors import Stopped
+from smollm3_ft.fit import TrainingPlan
+from smollm3_ft.journal import Journal
+from smollm3_ft.plan import Plan
+from smollm3_ft.runs import Run
+from tasks.steps import call, log, options
+
+SECONDS_BETWEEN_UPDATES = 5
+DAYS = 24 * 3600
+EVALUATION_CODE = ("evaluation", "scoring", "batches")
+
+
+class Trained(BaseModel):
+    """A finished training: the digest of the model's weights, and where it began again if it did."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    steps: int
+    resumed_from: int | None
+
+
+class Evaluated(BaseModel):
+    """The scores of one model on the held-out rows."""
+
+    model_config = ConfigDict(frozen=True)
+
+    folder: str
+    fingerprint: str
+
+
+@task(**options("fit to device", timeout=3600))
+def fit_to_device(run: Run, plan: Plan, prepared: Prepared, kept: TrainingPlan | None) -> TrainingPlan:
+    """Settle every `auto` for this machine, fetch the model, and write `plan.json`, once for a run."""
+    if kept is not None:
+        return kept
+    device = devices.detect()
+    work = fit.Work(prepared.sequences, prepared.tokens, prepared.longest)
+    settings = fit.settle(run.config, work, plan.model, device)
+    made = TrainingPlan(
+        name=run.name,
+        run_id=run.run_id,
+        folder=run.folder,
+        config=run.config,
+        model=plan.model,
+        weights=str(models.fetch(plan.model)),
+        prepared=prepared,
+        device=device.kind,
+        device_name=device.name,
+        settings=settings,
+        predicted=fit.predict(run.config, settings, work, plan.model, device),
+        code=identity.code(),
+        lock=identity.lock(),
+        versions=identity.versions(),
+    )
+    fit.write(run.path / "plan.json", made)
+    return made
+
+
+@task(**options("evaluate base", timeout=DAYS))
+def evaluate_base(plan: TrainingPlan, fingerprint: str, kept: Evaluated | None) -> Evaluated:
+    """Score the model as it was."""
+    return kept or _evaluate(plan, "base", fingerprint)
+
+
+@task(**options("train", timeout=30 * DAYS, retries=3, delays=(1, 5, 30)))
+def train(plan: TrainingPlan, host: Journal, lock: int, kept: Trained | None) -> Trained:
+    """Train in a process of its own; a retry goes on from the newest complete checkpoint."""
+    if kept is not None:
+        return kept
+    follower = _Follower(plan)
+    try:
+        processes.run(
+            "smollm3_ft.training",
+            str(Path(plan.folder) / "plan.json"),
+            on_line=log.info,
+            on_tick=follower.tick,
+            inherit=(lock,),
+        )
+    except BaseException as error:
+        what = "interrupted" if not isinstance(error, Exception) or isinstance(error, Stopped) else "failed"
+        host.write("alert", {"what": f"training {what}: {error}", "level": "error"})
+        raise
+    follower.finish()
+    done = _trained(plan)
+    assert done is not None
+    return done
+
+
+@task(**options("evaluate tuned", timeout=DAYS))
+def evaluate_tuned(plan: TrainingPlan, base: Evaluated, fingerprint: str, kept: Evaluated | None) -> Evaluated:
+    """Score the trained model, and set the two side by side in `evaluation.json`."""
+    if kept is not None:
+        return kept
+    tuned = _evaluate(plan, "tuned", fingerprint)
+    scores = [comparison.read_scores(Path(one.folder)) for one in (base, tuned)]
+    compared = comparison.compare(*scores, samples=plan.config.evaluate.samples, seed=plan.config.seed)
+    files.write_json(Path(plan.folder) / "evaluation.json", compared)
+    return tuned
+
+
+def fit_run(run: Run, plan: Plan, prepared: Prepared) -> TrainingPlan:
+    path = run.path / "plan.json"
+    kept = fit.read(path) if path.is_file() else None
+    if kept is not None and kept.run_id != run.run_id:
+        kept = None
+    return call(fit_to_device, run, plan, prepared, fingerprint=run.run_id, kept=kept)
+
+
+def train_on_device(run: Run, plan: TrainingPlan, host: Journal, lock: int) -> tuple[Trained, Evaluated]:
+    """Evaluate, train, evaluate: the part that needs the device. Returns what was trained and its evaluation."""
+    done = runs.status(run.path) in runs.FINISHED
+    base_mark = runs.marks(run).get("evaluate base") or _evaluation_mark(plan, plan.model.digest)
+    base = call(evaluate_base, plan, base_mark, fingerprint=base_mark, kept=_evaluated(run, base_mark, done))
+    runs.set_mark(run, "evaluate base", base_mark)
+    trained = call(train, plan, host, lock, fingerprint=fit.mark(plan), kept=_trained(plan))
+    mark = runs.marks(run).get("evaluate tuned") or _evaluation_mark(plan, trained.model)
+    compared = (run.path / "evaluation.json").is_file()
+    kept = _evaluated(run, mark, done) if compared else None
+    tuned = call(evaluate_tuned, plan, base, mark, fingerprint=mark, kept=kept)
+    runs.set_mark(run, "evaluate tuned", mark)
+    return trained, tuned
+
+
+def _evaluate(plan: TrainingPlan, which: str, fingerprint: str) -> Evaluated:
+    folder = Path(plan.config.runs_dir) / ".evaluated" / fingerprint
+    processes.run(
+        "smollm3_ft.evaluation", str(Path(plan.folder) / "plan.json"), which, str(folder), on_line=log.info
+    )
+    return Evaluated(folder=str(folder), fingerprint=fingerprint)
+
+
+def _evaluation_mark(plan: TrainingPlan, model: str) -> str:
+    settings = (plan.config.model.dtype, plan.config.evaluate.samples, plan.device_name)
+    return files.digest([model, plan.prepared.fingerprint, settings, identity.code(*EVALUATION_CODE)])
+
+
+def _evaluated(run: Run, fingerprint: str, done: bool) -> Evaluated | None:
+    folder = Path(run.config.runs_dir) / ".evaluated" / fingerprint
+    if done or records.read(folder / records.RECORD, fingerprint, folder) is not None:
+        return Evaluated(folder=str(folder), fingerprint=fingerprint)
+    return None
+
+
+def _trained(plan: TrainingPlan) -> Trained | None:
+    folder = Path(plan.folder)
+    values = records.read(folder / fit.TRAINED, fit.mark(plan), folder / "model")
+    return Trained.model_validate({name: values[name] for name in Trained.model_fields}) if values else None
+
+
+class _Follower:
+    """Reads the journal beside the training, and shows it: a line in the log, and artifacts in Prefect, throttled."""
+
+    def __init__(self, plan: TrainingPlan) -> None:
+        self.plan = plan
+        self.path = Path(plan.folder) / "metrics.jsonl"
+        self.offset = self.path.stat().st_size if self.path.is_file() else 0
+        self.artifact: uuid.UUID | None = None
+        self.updated = 0.0
+        self.last: dict[str, Any] = {}
+
+    def tick(self) -> None:
+        records, self.offset = journal.read_new(self.path, self.offset)
+        for record in records:
+            if record.kind == "train":
+                self.last = {**record.values, "step": record.step}
+                progress = {"done": record.step, "steps": self.plan.settings.steps, **record.values}
+                log.info("%s", _line(progress), extra={"progress": progress})
+            elif record.kind == "eval":
+                log.info("step %s: validation loss %.4f", record.step, record.values["loss"])
+            elif record.kind in ("event", "alert"):
+                log.info("step %s: %s", record.step, record.values["what"])
+        if records and time.monotonic() - self.updated > SECONDS_BETWEEN_UPDATES:
+            self._update()
+
+    def finish(self) -> None:
+        self.tick()
+        self._update()
+        run = runs.read(Path(self.plan.folder))
+        svg = base64.b64encode(str(pages.curves(reports.loss_curves(run))).encode()).decode()
+        values = "\n".join(f"| {name} | {value} |" for name, value in self.last.items())
+        text = f"![loss by step](data:image/svg+xml;base64,{svg})\n\n| | last |\n|---|---|\n{values}\n"
+        create_markdown_artifact(text, key="metrics", description=f"Metrics of {self.plan.name}")
+
+    def _update(self) -> None:
+        share = 100 * self.last.get("step", 0) / self.plan.settings.steps
+        if self.artifact is None:
+            words = f"Training of {self.plan.name}"
+            self.artifact = create_progress_artifact(share, key="training-progress", description=words)  # type: ignore[assignment]
+        else:
+            update_progress_artifact(self.artifact, share)
+        self.updated = time.monotonic()
+
+
+def _line(progress: dict[str, Any]) -> str:
+    left = (progress["steps"] - progress["done"]) * progress["tokens"] / max(1, progress["done"])
+    return (
+        f"step {progress['done']}/{progress['steps']}: loss {progress['loss']:.4f}, "
+        f"{progress['tokens_per_second']:,.0f} tokens/s, {pages.duration(left / progress['tokens_per_second'])} left"
+    )
