@@ -23,6 +23,14 @@ DONE, FAILED, USAGE, BLOCKED = 0, 1, 2, 3
 Words = Annotated[list[str] | None, typer.Argument(metavar="[RECIPE or FILE.yaml] [key=value ...]")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
+# The terminal shows our own lines; Prefect's pages show those and its own.
+PREFECT_SETTINGS = {
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "smollm3_ft",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -110,7 +118,7 @@ def _check_first(config: Config, accept_changes: bool) -> None:
             raise ConfigError(*(Problem(name, what, runs.HOW_TO_GO_ON) for name, what in changed.items()))
         return
     # What is on this machine is looked at now; what is on the Hub, by the step `plan`.
-    if config.model.name.startswith("builtin:") or Path(config.model.name).is_absolute():
+    if not models.is_on_hub(config.model.name):
         models.pin(config.model, runs_dir)
     if isinstance(config.data.source, str) and not sources.is_on_hub(config.data.source):
         sources.locate(config.data)
@@ -121,13 +129,15 @@ def _run(config: Config) -> int:
     from flows import server
 
     signal.signal(signal.SIGTERM, _terminated)
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    for setting, value in PREFECT_SETTINGS.items():
+        os.environ.setdefault(setting, value)
     runs_dir, name = Path(config.runs_dir), str(config.name)
     console.print(f"[bold]{name}[/]  {config.recipe}, {config.model.name}, {_sources(config)}")
     with server.running(runs_dir) as prefect:
         login = f"  (password {prefect.password})" if prefect.password else ""
         console.print(f"[dim]Prefect {prefect.url}{login}[/]")
+        from prefect.exceptions import TerminationSignal
+
         from flows.display import shown
         from flows.finetune import finetune_flow
 
@@ -136,7 +146,7 @@ def _run(config: Config) -> int:
                 written = finetune_flow(config)
             except KeyboardInterrupt:
                 return _stopped(runs_dir / name, 128 + signal.SIGINT)
-            except Stopped:
+            except (Stopped, SystemExit, TerminationSignal):
                 return _stopped(runs_dir / name, 128 + signal.SIGTERM)
             except ConfigError:
                 raise

@@ -37,8 +37,6 @@ class Display(logging.Handler):
             self.console.print(f"    {record.getMessage()}", style="dim", markup=False, highlight=False)
 
     def _step(self, name: str, state: str, seconds: float) -> None:
-        if state == "Running":
-            return
         if self.bar is not None and self.progress is not None and name == "train":
             self.progress.remove_task(self.bar)
             self.bar = None

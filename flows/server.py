@@ -6,6 +6,7 @@ password's file is the one that holds a secret: mode 0600, in `.locks/`, gone wi
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import json
 import os
@@ -27,6 +28,7 @@ import psutil
 from smollm3_ft import files
 from smollm3_ft.errors import FinetuneError
 
+STARTED: list[subprocess.Popen[bytes]] = []  # by this process; another may be the one that ends it
 SECONDS_TO_START = 180
 SECONDS_TO_STOP = 20
 
@@ -108,6 +110,7 @@ def _start(folder: Path) -> Server:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is for the command, which ends the server when it has reported
         )
+    STARTED.append(process)
     told = {"url": server.url, "password": server.password, "pid": process.pid}
     files.write(folder / ".server", json.dumps(told), mode=0o600)
     deadline = time.monotonic() + SECONDS_TO_START
@@ -134,10 +137,8 @@ def _settings(server: Server) -> dict[str, str]:
 
 
 def _answers(server: Server) -> bool:
-    request = urllib.request.Request(f"{server.api}/admin/version")
+    request = urllib.request.Request(f"{server.api}/admin/version")  # noqa: S310  # loopback, http
     if server.password:
-        import base64
-
         word = base64.b64encode(server.password.encode()).decode()
         request.add_header("Authorization", f"Basic {word}")
     try:

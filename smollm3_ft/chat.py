@@ -49,9 +49,13 @@ def load(folder: Path) -> Chat:
     """Read `tokenizer.json` and the chat template from a model's folder. Raises ConfigError where one is missing."""
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise ConfigError(Problem("model.name", f"{folder} has no tokenizer.json", "name a model with a fast tokenizer"))
+        raise ConfigError(
+            Problem("model.name", f"{folder} has no tokenizer.json", "name a model with a fast tokenizer")
+        )
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
     settings = _json(folder / "tokenizer_config.json")
+    tokenizer.no_truncation()  # some models' files carry the settings of their own training
+    tokenizer.no_padding()
     source = _template(folder, settings)
     special = tuple(t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special)
     named = {**settings, **_json(folder / "special_tokens_map.json")}

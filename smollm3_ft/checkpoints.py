@@ -32,7 +32,7 @@ def step(checkpoint: Path) -> int:
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest undamaged checkpoint, and the names under which damaged ones were set aside."""
-    damaged = []
+    damaged: list[str] = []
     for checkpoint in reversed(complete(folder)):
         if is_undamaged(checkpoint):
             return checkpoint, damaged

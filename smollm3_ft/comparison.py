@@ -1,7 +1,7 @@
 """Base beside tuned on the same held-out rows, with intervals: what `evaluation.json` holds.
 
-Intervals are 95 % percentile bootstrap intervals over rows (Efron 1979), seeded; those of the difference are paired, the
-same rows being drawn for both.
+Intervals are 95 % percentile bootstrap intervals over rows (Efron 1979), seeded; those of the difference are paired:
+the same rows are drawn for both.
 """
 
 from __future__ import annotations
@@ -64,9 +64,8 @@ def _ratio(pair: Numbers) -> float:
 def _measure(
     measured: dict[str, dict[str, Any]], name: str, pairs: list[Numbers], metric: Metric, sign: float, seed: int
 ) -> None:
-    base, tuned = pairs
     random = np.random.default_rng(seed)
-    draws = random.integers(0, len(base), (RESAMPLES, len(base)))
+    draws = random.integers(0, len(pairs[0]), (RESAMPLES, len(pairs[0])))
     sampled = [np.array([metric(pair[draw]) for draw in draws]) for pair in pairs]
     values = [metric(pair) for pair in pairs]
     measured["base"][name] = _interval(values[0], sampled[0])

@@ -34,7 +34,7 @@ SplitName = Annotated[str, Field(pattern=r"^[A-Za-z_]")]
 class Section(BaseModel):
     """A part of the configuration: frozen, unknown keys forbidden, dumped without what was not given."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -180,7 +180,9 @@ class Config(Section):
 
     recipe: Recipe = Field("demo", description="Where every value comes from that is not given")
     name: RunName | None = Field(None, description="The run's folder; letters, digits, '.', '_' and '-'")
-    seed: NonNegativeInt = Field(42, description="Of data order, splits, initial adapters and sampling")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
+        42, description="Of data order, splits, initial adapters and sampling"
+    )
     runs_dir: str = Field("runs", description="The folder of all runs")
     model: Model = Field(default_factory=Model, title="Model")
     data: Data = Field(default_factory=Data, title="Data")

@@ -1,7 +1,7 @@
 """Sources → Prepared: each row read, accounted for, rendered, tokenized, masked, split and packed, once.
 
-The result lies in `.prepared/<fingerprint>/` and is reused by every run whose data, tokenizer, template and settings are
-the same. Memory grows with the number of rows only by a few numbers a row.
+The result lies in `.prepared/<fingerprint>/` and is reused by every run whose data, tokenizer, template and settings
+are the same. Memory grows with the number of rows only by a few numbers a row.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Work(NamedTuple):
 
 def fingerprint(pinned: tuple[SourcePlan, ...], data: Data, seed: int, chat_digest: str, code: str) -> str:
     """Of everything that the prepared data depends on."""
-    kept = {key: value for key, value in data.model_dump(mode="json").items() if key not in ("source", "max_bad_rows")}
+    kept = {key: value for key, value in data.model_dump(mode="json").items() if key != "source"}
     plans = [(p.digest, p.format, p.columns) for p in pinned]
     return files.digest(["prepared", plans, kept, seed, chat_digest, code])
 
@@ -83,7 +83,8 @@ def reuse(runs_dir: Path, mark: str) -> Prepared | None:
     """Data prepared before under this fingerprint, if all of it is there and unaltered."""
     folder = runs_dir / ".prepared" / mark
     values = records.read(folder / records.RECORD, mark, folder)
-    return Prepared.model_validate(values) if values else None
+    # Where it was found, not where it was made: the folder of all runs may have moved.
+    return Prepared.model_validate({**values, "folder": str(folder)}) if values else None
 
 
 def prepare(
@@ -144,9 +145,7 @@ def _take_batch(batch: list[Line], plan: SourcePlan, split: str, account: ledger
                 raise line.row
             conversation = conversations.read(line.row, plan, work.data, work.chat)
             account.formats[conversation.format] += 1
-            if work.data.dedup == "exact" and conversation.digest in work.seen:
-                raise BadRow("duplicate", "another row says the same")
-            work.seen.add(conversation.digest)
+            _check_new(conversation.digest, work)
             usable.append((line, conversation))
         except BadRow as bad:
             account.drop(bad, line.place, line.number, work.quarantine)
@@ -165,6 +164,12 @@ def _take_batch(batch: list[Line], plan: SourcePlan, split: str, account: ledger
         work.documents.add(encoded.ids, encoded.mask, encoded.answer, len(work.places) - 1, line.number)
         work.given.append(split)
         work.draws.append(_draw(conversation.digest, work.seed))
+
+
+def _check_new(digest: bytes, work: Work) -> None:
+    if work.data.dedup == "exact" and digest in work.seen:
+        raise BadRow("duplicate", "another row says the same")
+    work.seen.add(digest)
 
 
 def _encode(encoding: tokenizers.Encoding, rendered: chats.Rendered, data: Data, line: Line) -> Encoded:
@@ -206,19 +211,26 @@ def _split(work: Work) -> dict[str, list[int]]:
     members: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for index, split in enumerate(work.given):
         members[split].append(index)
+    if not members["train"]:
+        raise DataError("no training row is left", "see the quarantine: rows that repeat a held-out row are dropped")
     for draw, (split, wanted) in enumerate((("test", work.data.test), ("validation", work.data.validation))):
         if members[split] or wanted is None:
             continue
         if isinstance(wanted, str):
             raise DataError(f"no source has a split {wanted}", f"set data.{split} to a share, to rows, or to none")
         drawn = sorted((work.draws[index][draw], index) for index in members["train"])
-        share = [index for at, index in drawn if at < wanted * 2**64] if wanted < 1 else [i for _, i in drawn][: int(wanted)]
+        share = (
+            [index for at, index in drawn if at < wanted * 2**64]
+            if wanted < 1
+            else [i for _, i in drawn][: int(wanted)]
+        )
         members[split] = sorted(share or [drawn[0][1]])
         held = set(members[split])
         members["train"] = [index for index in members["train"] if index not in held]
         if not members["train"]:
             raise DataError(
-                f"data.{split}={wanted} leaves none of {len(work.given)} rows to train on", "give more rows, or hold out fewer"
+                f"data.{split}={wanted} leaves none of {len(work.given)} rows to train on",
+                "give more rows, or hold out fewer",
             )
     return members
 

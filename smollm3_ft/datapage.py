@@ -26,13 +26,17 @@ def page(ledger: dict[str, Any], folder: Path, lengths: npt.NDArray[np.int64], c
         "tokens": f"{ledger['tokens']:,}",
         "in the loss": f"{ledger['supervised_tokens'] / max(1, ledger['tokens']):.0%}",
     }
-    return pages.templates().get_template("data.html").render(
-        style=pages.style(),
-        facts=facts,
-        ledger=ledger,
-        histogram=_histogram(lengths),
-        rows=list(_rows(folder, chat)),
-        quarantine=_quarantine(folder),
+    return (
+        pages.templates()
+        .get_template("data.html")
+        .render(
+            style=pages.style(),
+            facts=facts,
+            ledger=ledger,
+            histogram=_histogram(lengths),
+            rows=list(_rows(folder, chat)),
+            quarantine=_quarantine(folder),
+        )
     )
 
 
@@ -61,7 +65,7 @@ def _histogram(lengths: npt.NDArray[np.int64]) -> Markup:
     step = width / len(counts)
     bars = [
         f'<rect x="{index * step:.1f}" y="{height - bottom - bar:.1f}" width="{step - 2:.1f}" height="{bar:.1f}" '
-        f'fill="var(--accent)"><title>{count:,} rows of {edges[index]:.0f} to {edges[index + 1]:.0f} tokens</title></rect>'
+        f'fill="var(--accent)"><title>{count:,} rows, {edges[index]:.0f} to {edges[index + 1]:.0f} tokens</title></rect>'
         for index, count in enumerate(counts)
         for bar in [(height - bottom - 12) * float(count) / float(counts.max())]
     ]

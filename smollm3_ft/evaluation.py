@@ -31,8 +31,6 @@ def main() -> None:
     if len(sys.argv) != 4 or sys.argv[2] not in ("base", "tuned"):
         raise ConfigError(Problem("usage", "python -m smollm3_ft.evaluation PLAN.json base|tuned FOLDER"))
     processes.end_with_parent()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     plan, which, final = fit.read(Path(sys.argv[1])), sys.argv[2], Path(sys.argv[3])
     fit.check_made_here(plan, runs.read(Path(plan.folder)).accepted)
     weights = Path(plan.weights) if which == "base" else Path(plan.folder) / "model"
@@ -61,6 +59,8 @@ def evaluate(plan: TrainingPlan, weights: Path) -> dict[str, Any]:
 
 def load(weights: Path, dtype: str, device: str) -> tuple[Any, Any]:
     """A model ready to be asked, and its tokenizer."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(weights)
     model = transformers.AutoModelForCausalLM.from_pretrained(weights, dtype=getattr(torch, dtype))
     return model.to(device).eval(), tokenizer

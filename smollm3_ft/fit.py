@@ -61,7 +61,7 @@ class Predicted(BaseModel):
 
 
 class TrainingPlan(BaseModel):
-    """`plan.json`: all that the training and evaluation processes are told. Written once, on the machine that trains."""
+    """`plan.json`: all that training and evaluation are told. Written once, on the machine that trains."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -190,7 +190,7 @@ def facts(settings: Settings, predicted: Predicted) -> list[tuple[str, str]]:
 
 def _usual_batch(sequences: int) -> int:
     """The largest power of two up to 32 that leaves at least 100 steps an epoch."""
-    return 2 ** int(math.log2(max(1, min(LARGEST_BATCH, sequences // STEPS_WANTED))))
+    return 1 << int(math.log2(max(1, min(LARGEST_BATCH, sequences // STEPS_WANTED))))
 
 
 def _largest(config: Config, wanted: int, work: Work, model: ModelPlan, device: Device) -> int:

@@ -31,7 +31,7 @@ class Account:
         self.dropped[bad.reason] += 1
         self.examples.setdefault(bad.reason, f"{place}:{line}")
         entry = {"source": place, "line": line, "reason": bad.reason, "detail": bad.detail}
-        quarantine.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        quarantine.write(json.dumps(entry) + "\n")
 
     def entry(self) -> dict[str, Any]:
         """The source's part of `ledger.json`."""
@@ -51,16 +51,17 @@ class Account:
 def check(accounts: list[Account], max_bad_rows: float) -> None:
     """Raise DataError where a source is empty, or more of its rows are bad than is allowed."""
     for account in accounts:
-        bad = {reason: n for reason, n in account.dropped.items() if reason not in BY_POLICY}
+        source, rows = account.source, account.rows
+        bad = {reason: n for reason, n in sorted(account.dropped.items()) if reason not in BY_POLICY}
         total = sum(bad.values())
-        if account.rows == 0:
-            raise DataError(f"{account.source} has no rows", "name a source that has")
-        if total > max_bad_rows * account.rows:
-            worst = ", ".join(f"{n} {reason} (first: {account.examples[reason]})" for reason, n in sorted(bad.items()))
+        if rows == 0:
+            raise DataError(f"{source} has no rows", "name a source that has")
+        if total > max_bad_rows * rows:
+            worst = ", ".join(f"{n} {reason} (first: {account.examples[reason]})" for reason, n in bad.items())
             raise DataError(
-                f"{total} of {account.rows} rows of {account.source} cannot be used: {worst}",
-                f"mend them, or raise data.max_bad_rows above {total / account.rows:.2f}",
+                f"{total} of {rows} rows of {source} cannot be used: {worst}",
+                f"mend them, or raise data.max_bad_rows above {total / rows:.2f}",
             )
         if account.kept == 0:
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(account.dropped.items()))
-            raise DataError(f"no row of {account.source} is left ({reasons})", "see the quarantine for each row")
+            raise DataError(f"no row of {source} is left ({reasons})", "see the quarantine for each row")

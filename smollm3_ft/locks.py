@@ -22,8 +22,8 @@ PATIENCE = 60  # seconds that a training process may take to save and end after 
 def hold(runs_dir: Path, name: str, wait: bool = False) -> Iterator[int]:
     """Hold the lock `name`; yields its file descriptor, which a child that inherits it holds too.
 
-    Raises RunBusy, naming the owner, where a live one holds it, unless told to wait. The child of a dead owner is waited
-    for, since it is about to save and end.
+    Raises RunBusy, naming the owner, where a live one holds it, unless told to wait. The child of a dead owner is
+    waited for, since it is about to save and end.
     """
     path = runs_dir / ".locks" / name
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -42,11 +42,17 @@ def pin(model: Model, runs_dir: Path) -> ModelPlan:
     folder = Path(model.name)
     if folder.is_dir():
         return _describe(model.name, "folder", None, folder)
-    if folder.is_absolute() or model.name.startswith((".", "builtin:")) or model.name.count("/") > 1:
+    if not is_on_hub(model.name):
         what = f"there is no {model.name}"
         raise ConfigError(Problem("model.name", what, f"give a Hub id, a model's folder, or {TINY}"))
     commit, weight_bytes = hub.model_commit(model.name, model.revision)
     return _describe(model.name, "hub", commit, hub.fetch_model(model.name, commit, weights=False), weight_bytes)
+
+
+def is_on_hub(name: str) -> bool:
+    """Whether a name is a Hub id, and nothing on this machine."""
+    named_here = Path(name).is_absolute() or name.startswith((".", "builtin:")) or name.count("/") > 1
+    return not (named_here or Path(name).is_dir())
 
 
 def fetch(plan: ModelPlan) -> Path:
@@ -78,7 +84,11 @@ def _tiny(runs_dir: Path) -> Path:
 
 
 def _describe(
-    name: str, kind: Literal["builtin", "folder", "hub"], commit: str | None, folder: Path, weight_bytes: int | None = None
+    name: str,
+    kind: Literal["builtin", "folder", "hub"],
+    commit: str | None,
+    folder: Path,
+    weight_bytes: int | None = None,
 ) -> ModelPlan:
     settings = _settings(name, folder)
     weights = sorted(folder.glob("*.safetensors"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,14 @@ import jinja2
 from markupsafe import Markup
 
 TEMPLATES = Path(__file__).parent / "templates"
-COLOURS = ("var(--accent)", "#c8731f")
+COLOURS = ("#4c72d9", "#c8731f")  # readable on light and dark
 
 
 def templates(escaped: bool = True) -> jinja2.Environment:
     """The project's templates; text is escaped but for markdown."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=escaped,
+        autoescape=escaped,  # noqa: S701  # off for markdown alone
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -41,7 +41,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def curves(named: dict[str, Sequence[tuple[float, float]]], width: int = 900, height: int = 260) -> Markup:
+def curves(named: Mapping[str, Sequence[tuple[float, float]]], width: int = 900, height: int = 260) -> Markup:
     """Curves of (step, value) points over common axes, as an SVG that stands alone."""
     points = [point for curve in named.values() for point in curve]
     if not points:
@@ -65,7 +65,9 @@ def curves(named: dict[str, Sequence[tuple[float, float]]], width: int = 900, he
         colour = COLOURS[index % len(COLOURS)]
         path = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in curve)
         drawn.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        drawn.append(f'<text x="{width - 8}" y="{top + 14 * index}" text-anchor="end" style="fill:{colour}">{name}</text>')
+        drawn.append(
+            f'<text x="{width - 8}" y="{top + 14 * index}" text-anchor="end" style="fill:{colour}">{name}</text>'
+        )
     drawn.append(f'<text x="{left}" y="{height - 6}">step {first:.0f}</text>')
     drawn.append(f'<text x="{width - 8}" y="{height - 6}" text-anchor="end">step {last:.0f}</text>')
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">{"".join(drawn)}</svg>'

@@ -1,4 +1,4 @@
-"""Config → Plan: revisions pinned, everything checked that can be checked, and an estimate, before anything is spent."""
+"""Config → Plan: revisions pinned, all checked that can be checked, and an estimate, before anything is spent."""
 
 from __future__ import annotations
 
@@ -76,6 +76,8 @@ def _estimate(config: Config, model: ModelPlan, pinned: tuple[SourcePlan, ...]) 
         for split in sources.HELD_OUT:
             rows += _count(source, split)
         training = _count(source, "train")
+        if training == 0:
+            raise ConfigError(Problem("data.source", f"{source.source} has no rows", "name a source that has"))
         rows += training
         held_out = sum(s for s in (config.data.validation, config.data.test) if isinstance(s, float))
         given = sum(1 for split in sources.HELD_OUT if split in source.splits)

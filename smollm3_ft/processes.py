@@ -7,6 +7,7 @@ a failure with a known cause as its last line.
 from __future__ import annotations
 
 import collections
+import contextvars
 import errno
 import json
 import os
@@ -24,6 +25,7 @@ INTERRUPTED = 75  # the exit code of a child that was told to stop, saved, and e
 FAILED = 70
 MARK = "smollm3-ft failed: "
 SECONDS_TO_STOP = 30
+PARENT = "SMOLLM3_FT_PARENT"  # the parent's process id: a child looks for it when it has imported its libraries
 SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "AUTH_STRING")
 
 
@@ -52,7 +54,8 @@ def run(
     )
     assert process.stdout is not None
     last: collections.deque[str] = collections.deque(maxlen=30)
-    listener = threading.Thread(target=_listen, args=(process.stdout, last, on_line), daemon=True)
+    context = contextvars.copy_context()  # the log belongs to the step that started the process
+    listener = threading.Thread(target=context.run, args=(_listen, process.stdout, last, on_line), daemon=True)
     listener.start()
     try:
         while True:
@@ -85,7 +88,7 @@ class StopRequest:
     """Whether this child should save and end: it was told to by a signal, or its parent is gone."""
 
     def __init__(self) -> None:
-        self._parent = os.getppid()
+        self._parent = _parent()
         self._told = False
         signal.signal(signal.SIGTERM, self._tell)
         signal.signal(signal.SIGINT, self._tell)
@@ -99,7 +102,7 @@ class StopRequest:
 
 def end_with_parent() -> None:
     """End this process at once when its parent is gone; for work that is simply done again."""
-    parent = os.getppid()
+    parent = _parent()
     wake = threading.Event()
 
     def watch() -> None:
@@ -108,6 +111,11 @@ def end_with_parent() -> None:
         os._exit(INTERRUPTED)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _parent() -> int:
+    """The process that started this one: it may be gone before this one asks."""
+    return int(os.environ.get(PARENT, os.getppid()))
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -133,6 +141,7 @@ def _environment() -> dict[str, str]:
     # cores, training ran at a twentieth of its speed.
     kept.setdefault("OMP_WAIT_POLICY", "passive")
     kept.setdefault("PYTHONWARNINGS", "ignore")  # libraries' deprecations are not the user's business
+    kept[PARENT] = str(os.getpid())
     return {**kept, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
 
 
@@ -168,4 +177,6 @@ def _check(module: str, code: int, last: list[str]) -> None:
         if words["kind"] == "config":
             raise ConfigError(Problem(what, words["message"], words["remedy"]))
         raise TrainingError(words["message"], words["remedy"])
-    raise TrainingError(f"the {what} process failed: {last[-1] if last else f'exit code {code}'}", "see its output above")
+    raise TrainingError(
+        f"the {what} process failed: {last[-1] if last else f'exit code {code}'}", "see its output above"
+    )

@@ -41,22 +41,26 @@ def card(plan: TrainingPlan) -> str:
         "datasets": [name for name in datasets if not name.startswith("builtin:")],
         "tags": ["smollm3-ft", plan.config.train.method],
     }
-    return pages.templates(escaped=False).get_template("card.md").render(
-        head=yaml.safe_dump({key: value for key, value in head.items() if value}, sort_keys=False).strip(),
-        name=plan.name,
-        base=plan.model.name if plan.model.kind != "folder" else Path(plan.model.name).name,
-        revision=plan.model.revision,
-        sources=[{**s, "source": _public(s["source"])} for s in plan.prepared.ledger["sources"]],
-        splits=plan.prepared.ledger["splits"],
-        metrics=_metrics(evaluation),
-        rows=evaluation["rows"],
-        settings=plan.settings,
-        trained=trained,
-        method=plan.config.train.method,
-        adapter=plan.config.train.adapter,
-        device=plan.device_name,
-        versions=plan.versions,
-        seed=plan.config.seed,
+    return (
+        pages.templates(escaped=False)
+        .get_template("card.md")
+        .render(
+            head=yaml.safe_dump({key: value for key, value in head.items() if value}, sort_keys=False).strip(),
+            name=plan.name,
+            base=plan.model.name if plan.model.kind != "folder" else Path(plan.model.name).name,
+            revision=plan.model.revision,
+            sources=[{**s, "source": _public(s["source"])} for s in plan.prepared.ledger["sources"]],
+            splits=plan.prepared.ledger["splits"],
+            metrics=_metrics(evaluation),
+            rows=evaluation["rows"],
+            settings=plan.settings,
+            trained=trained,
+            method=plan.config.train.method,
+            adapter=plan.config.train.adapter,
+            device=plan.device_name,
+            versions=plan.versions,
+            seed=plan.config.seed,
+        )
     )
 
 
@@ -85,7 +89,7 @@ def check_files(plan: TrainingPlan) -> dict[str, Any]:
 
 
 def main() -> None:
-    """The verifying process: `python -m smollm3_ft.publishing PLAN.json`. Loads the published folder and asks it again."""
+    """The verifying process, `python -m smollm3_ft.publishing PLAN.json SCORES`: load what was published, ask it again."""
     from smollm3_ft import evaluation, shards
 
     processes.end_with_parent()
@@ -100,7 +104,8 @@ def main() -> None:
     expected = {answer["row"]: answer["answer"] for answer in before}
     for answer in again:
         if answer["answer"] != expected[answer["row"]]:
-            what = f"the published model answers {answer['answer']!r} where the trained one said {expected[answer['row']]!r}"
+            said, before_said = answer["answer"], expected[answer["row"]]
+            what = f"the published model answers {said!r} where the trained one said {before_said!r}"
             raise PublishError(what, "publish the run again")
 
 

@@ -46,4 +46,4 @@ def _is_as_recorded(path: Path, entry: dict[str, Any]) -> bool:
     stat = path.stat()
     if stat.st_size != entry["size"]:
         return False
-    return stat.st_mtime_ns == entry["mtime_ns"] or files.sha256(path) == entry["sha256"]
+    return bool(stat.st_mtime_ns == entry["mtime_ns"] or files.sha256(path) == entry["sha256"])

@@ -1,4 +1,4 @@
-"""The summary that closes every run, failed and interrupted ones included, as JSON, markdown and a page that stands alone.
+"""The summary that closes every run, failed and interrupted ones included: JSON, markdown, and a page of its own.
 
 Everything is read from the run's folder: what is not there yet is left out.
 """
@@ -55,7 +55,7 @@ def collect(run: Run, status: Status, steps: list[Step], failure: Failure | None
         "name": run.name,
         "steps": [step._asdict() for step in steps],
         "failure": failure._asdict() if failure else None,
-        "data": _json(folder / "data" / "ledger.json"),
+        "data": _json(folder / "data" / "ledger.json") or None,
         "train": _trained(trained),
         "evaluation": {
             "base": evaluation.get("base"),
@@ -109,15 +109,19 @@ def render(template: str, run: Run, report: dict[str, Any]) -> str:
         | {side: pages.interval(evaluation[side][name]) for side in ("base", "tuned", "difference")}
         for name in evaluation.get("difference", {})
     ]
-    return pages.templates(escaped=template.endswith(".html")).get_template(template).render(
-        report=report,
-        style=pages.style(),
-        curve=pages.curves(loss_curves(run)),
-        metrics=metrics,
-        rows=evaluation.get("rows"),
-        samples=evaluation.get("samples", []),
-        duration=pages.duration,
-        gib=files.gib,
+    return (
+        pages.templates(escaped=template.endswith(".html"))
+        .get_template(template)
+        .render(
+            report=report,
+            style=pages.style(),
+            curve=pages.curves(loss_curves(run)),
+            metrics=metrics,
+            rows=evaluation.get("rows"),
+            samples=evaluation.get("samples", []),
+            duration=pages.duration,
+            gib=files.gib,
+        )
     )
 
 

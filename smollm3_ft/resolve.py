@@ -137,7 +137,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         if isinstance(value, Mapping) and value:
             yield from flatten(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, value
+            yield f"{prefix}{key}", value
 
 
 def keys(section: type[Section] = Config, prefix: str = "") -> Iterator[str]:
@@ -173,8 +173,11 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[str, An
     found = {}
     for name, key in ENVIRONMENT.items():
         text = environment.get(name, "").strip()
-        if text:
-            found[key] = (name, text if _is_text(key, text) else yaml.safe_load(text))
+        try:
+            if text:
+                found[key] = (name, text if _is_text(key, text) else yaml.safe_load(text))
+        except yaml.YAMLError:
+            raise ConfigError(Problem(name, f"{text!r} in the environment cannot be read as a value")) from None
     return found
 
 
@@ -197,7 +200,7 @@ def _without_nulls(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any
     return {
         key: _without_nulls(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
         for key, value in values.items()
-        if value is not None or prefix + key not in known
+        if value is not None or f"{prefix}{key}" not in known
     }
 
 

@@ -106,10 +106,7 @@ def check_same(run: Run, config: Config) -> None:
     if different:
         remedy = "give another name, or start over with --fresh"
         raise ConfigError(
-            *(
-                Problem(key, f"is {now.get(key)}, but run {run.name} has {before.get(key)}", remedy)
-                for key in different
-            )
+            *(Problem(key, f"is {now.get(key)}, but run {run.name} has {before.get(key)}", remedy) for key in different)
         )
 
 

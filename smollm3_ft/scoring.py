@@ -67,6 +67,8 @@ def _score_batch(model: Any, rows: Sequence[dict[str, Any]], pad: int) -> Iterat
         losses.append(functional.cross_entropy(logits, chosen, reduction="none"))
         hits.append(logits.argmax(-1) == chosen)
     counts = trained.sum(1).tolist()
-    by_row = zip(torch.cat(losses).double().split(counts), torch.cat(hits).split(counts), counts, strict=True)
-    for loss, hit, count in by_row:
-        yield Score(float(loss.sum()), count, int(hit.sum()))
+    all_losses, all_hits = torch.cat(losses).double(), torch.cat(hits)
+    at = 0
+    for count in counts:
+        yield Score(float(all_losses[at : at + count].sum()), count, int(all_hits[at : at + count].sum()))
+        at += count

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +60,8 @@ class Documents:
 
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of each document."""
-        return np.diff(np.array(self._ends, dtype=np.int64))
+        ends = np.array(self._ends, dtype=np.int64)
+        return ends[1:] - ends[:-1]
 
     def write_shard(self, path: Path, sequences: Iterable[Sequence[int]]) -> tuple[int, int]:
         """Write one Arrow file of the given documents. Returns its tokens and the trained ones among them."""
@@ -71,7 +73,7 @@ class Documents:
         mask = np.memmap(self._paths[1], dtype=np.int8, mode="r")
         tokens = trained = 0
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
-            rows: list[dict[str, object]] = []
+            rows: list[dict[str, npt.NDArray[Any]]] = []
             for sequence in sequences:
                 row = self._row(sequence, ids, mask)
                 tokens += len(row["input_ids"])
@@ -86,7 +88,7 @@ class Documents:
 
     def _row(
         self, sequence: Sequence[int], ids: npt.NDArray[np.int32], mask: npt.NDArray[np.int8]
-    ) -> dict[str, npt.NDArray[np.generic]]:
+    ) -> dict[str, npt.NDArray[Any]]:
         spans = [slice(self._ends[i], self._ends[i + 1]) for i in sequence]
         return {
             "input_ids": np.concatenate([ids[span] for span in spans]),

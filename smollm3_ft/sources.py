@@ -65,9 +65,7 @@ def read(source: SourcePlan, split: str) -> Iterator[Line]:
 
 def _single(data: Data) -> Source:
     assert isinstance(data.source, str)
-    return Source(
-        source=data.source, config=data.config, split=data.split, format=data.format, columns=data.columns
-    )
+    return Source(source=data.source, config=data.config, split=data.split, format=data.format, columns=data.columns)
 
 
 def _locate(source: Source, names: dict[str, str]) -> SourcePlan:
@@ -83,7 +81,8 @@ def _locate(source: Source, names: dict[str, str]) -> SourcePlan:
             raise ConfigError(Problem("data.source", what, f"use {' or '.join(READABLE)}"))
         return _locate_files(source, [path], names)
     if any(character in source.source for character in "*?["):
-        found = sorted(Path(p) for p in glob.glob(source.source, recursive=True) if Path(p).suffix in READABLE)
+        named = glob.glob(source.source, recursive=True)  # noqa: PTH207  # a pattern may be absolute
+        found = sorted(Path(name) for name in named if Path(name).suffix in READABLE)
         return _locate_files(source, found, names)
     if not is_on_hub(source.source):
         remedy = "give a file, a folder, a glob, a Hub dataset, or builtin:demo"
@@ -100,8 +99,10 @@ def _locate_files(source: Source, paths: list[Path], names: dict[str, str]) -> S
     splits: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
     for path in paths:
         splits[_split_of(path, names) if len(paths) > 1 else "train"].append(str(path))
-    if source.split is not None:  # one split of a folder, by the names of its files
+    if source.split is not None:  # one split of a folder, by the names of its files; it is held out no more
         splits["train"] = [str(path) for path in paths if _starts_with(path, source.split)]
+        for split in HELD_OUT:
+            splits[split] = [name for name in splits[split] if name not in splits["train"]]
     if not splits["train"]:
         raise ConfigError(Problem("data.source", f"{source.source} has no training file", "name files train-*.jsonl"))
     try:
@@ -138,7 +139,9 @@ def _locate_hub(source: Source, names: dict[str, str]) -> SourcePlan:
     if wanted["train"] not in available:
         what = f"{source.source} has no split {wanted['train']}"
         raise ConfigError(Problem("data.split", what, f"it has {', '.join(available[:20])}"))
-    splits = {split: (name,) for split, name in wanted.items() if name in available}
+    # The split that is trained on is held out no more.
+    held_out = {split: (name,) for split, name in names.items() if name in available and name != wanted["train"]}
+    splits = {**held_out, "train": (wanted["train"],)}
     return SourcePlan(
         source=source.source,
         kind="hub",
@@ -178,8 +181,12 @@ def _read_json(path: Path) -> Iterator[Line]:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start})") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno} is not JSON ({error.msg})") from None
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON ({error})") from None
     for number, row in enumerate(content if isinstance(content, list) else [content], start=1):
-        yield Line(str(path), number, row if isinstance(row, dict) else BadRow("not_an_object", "a JSON object is a row"))
+        yield Line(
+            str(path), number, row if isinstance(row, dict) else BadRow("not_an_object", "a JSON object is a row")
+        )
 
 
 def _parse(line: bytes) -> dict[str, Any] | BadRow:
@@ -189,8 +196,8 @@ def _parse(line: bytes) -> dict[str, Any] | BadRow:
         return BadRow("not_utf8", f"byte {error.start + 1} of the line")
     except json.JSONDecodeError as error:
         return BadRow("malformed_json", f"{error.msg} at column {error.colno}")
-    except RecursionError:
-        return BadRow("malformed_json", "nested too deeply")
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
+        return BadRow("malformed_json", str(error))
     return row if isinstance(row, dict) else BadRow("not_an_object", "a JSON object is a row")
 
 

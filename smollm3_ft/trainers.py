@@ -1,4 +1,4 @@
-"""How a method trains: `TRAINERS[method](plan, journal, stop)` builds the trainer. A new method is one function, one entry.
+"""How a method trains: `TRAINERS[method](plan, journal, stop)` builds its trainer. A new one is a function and an entry.
 
 What is overridden of TRL and transformers, and why, stands in docs/upstream.md.
 """
@@ -84,11 +84,11 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        loss = super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
         self.progress.add(loss.detach(), inputs, self.pad)
         return loss
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:  # noqa: ARG002  # as TRL calls it
         """Write the journal instead of transformers' own history, which grows with every save."""
         self._metrics["train"].clear()
         if "loss" not in logs:
@@ -102,10 +102,7 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         }
         self.journal.write("train", values, self.state.global_step)
         for name in ("loss", "grad_norm"):
-            if not math.isfinite(values[name]):
-                step = self.state.global_step
-                self.journal.write("alert", {"what": f"{name} is {values[name]}", "level": "error"}, step)
-                raise TrainingError(f"{name} is {values[name]} at step {step}", "lower train.learning_rate")
+            self._demand_finite(name, values[name])
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Nats a trained token of the whole validation split, whatever the batches."""
@@ -117,13 +114,28 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         loss = scoring.mean_loss(scores)
         correct = sum(one.correct for one in scores) / max(1, sum(one.tokens for one in scores))
         self.journal.write("eval", {"loss": loss, "token_accuracy": correct}, self.state.global_step)
+        self._demand_finite("validation loss", loss)
         return {"eval_loss": loss}
+
+    def check_weights(self) -> None:
+        """Raise TrainingError where a weight is no number any more: it must be neither saved nor published."""
+        for name, weight in self.model.named_parameters():
+            if not bool(torch.isfinite(weight).all()):
+                self._demand_finite(name, math.nan)
+
+    def _demand_finite(self, name: str, value: float) -> None:
+        if not math.isfinite(value):
+            step = self.state.global_step
+            self.journal.write("alert", {"what": f"{name} is {value}", "level": "error"}, step)
+            remedy = "lower train.learning_rate and start over with --fresh"
+            raise TrainingError(f"the training diverged: {name} is {value} at step {step}", remedy)
 
     def _get_output_dir(self, trial: Any) -> str:  # noqa: ARG002  # transformers calls it so
         return str(self.folder / ".partial-save")
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save into a partial folder, then make it a checkpoint as a whole. TRL's card is left out."""
+        self.check_weights()
         staging = self.folder / ".partial-save"
         shutil.rmtree(staging, ignore_errors=True)
         step = self.state.global_step

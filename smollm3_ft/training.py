@@ -1,7 +1,7 @@
 """The training process: `python -m smollm3_ft.training <runs_dir>/<name>/plan.json`.
 
-Trains what the plan says, from the newest complete checkpoint if there is one, and leaves the final model as a whole. It
-never talks to the network, and saves and ends when it is told to or when its parent is gone.
+Trains what the plan says, from the newest complete checkpoint if there is one, and leaves the final model as a whole.
+It never talks to the network, and saves and ends when it is told to or when its parent is gone.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def main() -> None:
         journal.write("event", {"what": "interrupted"}, trainer.state.global_step)
         journal.sync()
         sys.exit(processes.INTERRUPTED)
+    trainer.check_weights()
     _save_model(trainer, plan, folder / "model")
     records.write(folder / fit.TRAINED, fit.mark(plan), _result(plan, trainer, step), folder / "model")
     journal.write("event", {"what": "finished"}, trainer.state.global_step)

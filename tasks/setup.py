@@ -9,14 +9,13 @@ import yaml
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
-from prefect.states import Completed, State
 
 from smollm3_ft import devices, files, identity, locks, plan, resolve, runs
 from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.plan import Plan
 from smollm3_ft.runs import Run
-from tasks.steps import call, options
+from tasks.steps import call, done, options
 
 
 @task(**options("resolve configuration", timeout=120, retries=0))
@@ -37,7 +36,7 @@ def resolve_configuration(config: Config) -> Run:
 
 
 @task(**options("check environment", timeout=120, retries=0))
-def check_environment(run: Run) -> State[str]:
+def check_environment(run: Run) -> str:
     """Packages against the lock, the device, memory and disk."""
     departures = identity.departures()
     device = devices.detect()
@@ -46,11 +45,11 @@ def check_environment(run: Run) -> State[str]:
         what = f"only {files.gib(room)} are free in {run.path.parent}"
         raise ConfigError(Problem("runs_dir", what, "make room, or name another folder"))
     packages = f"; not as locked: {', '.join(departures)}" if departures else "; packages as locked"
-    return Completed(message=f"{device.name}, {files.gib(room)} of disk free{packages}", data=device.name)
+    return done(f"{device.name}, {files.gib(room)} of disk free{packages}", device.name)
 
 
 @task(**options("authenticate", timeout=120))
-def authenticate(run: Run) -> State[str]:
+def authenticate(run: Run) -> str:
     """Who the Hub says we are, where the run needs the Hub."""
     config = run.config
     sources = config.data.source if isinstance(config.data.source, tuple) else ()
@@ -58,13 +57,13 @@ def authenticate(run: Run) -> State[str]:
     if isinstance(config.data.source, str):
         names.append(config.data.source)
     if all(name.startswith("builtin:") or Path(name).exists() for name in names):
-        return Completed(message="nothing to do: no step of this run talks to the Hub", data="none")
+        return done("nothing to do: no step of this run talks to the Hub", "none")
     from huggingface_hub import HfApi, get_token
 
     if get_token() is None:
-        return Completed(message="no token: public models and datasets only (set HF_TOKEN for others)", data="none")
+        return done("no token: public models and datasets only (set HF_TOKEN for others)", "none")
     name = str(HfApi().whoami()["name"])
-    return Completed(message=f"the Hub knows us as {name}", data=name)
+    return done(f"the Hub knows us as {name}", name)
 
 
 @task(**options("plan", timeout=600))

@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from prefect import Task
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import flow_run
+from prefect.states import Completed
 
 from smollm3_ft.errors import ConfigError, DataError, ProcessDied, RunBusy, Stopped, TrainingError
 from smollm3_ft.report import Step
@@ -62,22 +63,23 @@ def call(
         step = step.with_options(cache_policy=policy, refresh_cache=kept is None)
         arguments = (*arguments, kept)
     started = time.monotonic()
-    log.info("%s", step.name, extra={"step": step.name, "state": "Running"})
-    state: State[Result] | None = None
+    name: str | None = "Crashed"
     try:
-        state = step(*arguments, return_state=True)
+        state = cast("State[Result]", step(*arguments, return_state=True))
+        name = state.name
     finally:
-        record(step.name, state.name if state else "Crashed", time.monotonic() - started)
+        record(step.name, name, time.monotonic() - started)
     return state.result()
 
 
 def record(name: str, state: str | None, seconds: float) -> None:
     """Note how a step of this flow run ended."""
-    done = Step(name, state or "Unknown", round(seconds, 3), state == "Cached")
-    HERE.get().append(done)
-    log.info("%s: %s, %.1f s", name, done.state, seconds, extra={"step": name, "state": done.state, "seconds": seconds})
+    ended = Step(name, state or "Unknown", round(seconds, 3), state == "Cached")
+    HERE.get().append(ended)
+    details = {"step": name, "state": ended.state, "seconds": seconds}
+    log.info("%s: %s, %.1f s", name, ended.state, seconds, extra=details)
 
 
-def note(template: str, *values: Any) -> None:
-    """A line in the run's log, in the terminal or in Prefect."""
-    log.info(template, *values)
+def done(message: str, value: Result) -> Result:
+    """End a step with a message that its state shows. Prefect takes the value out of the state again."""
+    return cast("Result", Completed(message=message, data=value))

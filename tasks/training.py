@@ -16,9 +16,8 @@ from prefect.artifacts import (
 )
 from pydantic import BaseModel, ConfigDict
 
-from smollm3_ft import comparison, devices, files, fit, identity, journal, models, pages, processes, records
+from smollm3_ft import comparison, devices, files, fit, identity, journal, models, pages, processes, records, runs
 from smollm3_ft import report as reports
-from smollm3_ft import runs
 from smollm3_ft.data import Prepared
 from smollm3_ft.errors import Stopped
 from smollm3_ft.fit import TrainingPlan
@@ -115,8 +114,8 @@ def evaluate_tuned(plan: TrainingPlan, base: Evaluated, fingerprint: str, kept: 
     if kept is not None:
         return kept
     tuned = _evaluate(plan, "tuned", fingerprint)
-    scores = [comparison.read_scores(Path(one.folder)) for one in (base, tuned)]
-    compared = comparison.compare(*scores, samples=plan.config.evaluate.samples, seed=plan.config.seed)
+    before, after = (comparison.read_scores(Path(one.folder)) for one in (base, tuned))
+    compared = comparison.compare(before, after, plan.config.evaluate.samples, plan.config.seed)
     files.write_json(Path(plan.folder) / "evaluation.json", compared)
     return tuned
 
@@ -146,9 +145,7 @@ def train_on_device(run: Run, plan: TrainingPlan, host: Journal, lock: int) -> t
 
 def _evaluate(plan: TrainingPlan, which: str, fingerprint: str) -> Evaluated:
     folder = Path(plan.config.runs_dir) / ".evaluated" / fingerprint
-    processes.run(
-        "smollm3_ft.evaluation", str(Path(plan.folder) / "plan.json"), which, str(folder), on_line=log.info
-    )
+    processes.run("smollm3_ft.evaluation", str(Path(plan.folder) / "plan.json"), which, str(folder), on_line=log.info)
     return Evaluated(folder=str(folder), fingerprint=fingerprint)
 
 
@@ -200,7 +197,7 @@ class _Follower:
         self._update()
         run = runs.read(Path(self.plan.folder))
         svg = base64.b64encode(str(pages.curves(reports.loss_curves(run))).encode()).decode()
-        values = "\n".join(f"| {name} | {value} |" for name, value in self.last.items())
+        values = "\n".join(f"| {name} | {value:,.6g} |" for name, value in self.last.items())
         text = f"![loss by step](data:image/svg+xml;base64,{svg})\n\n| | last |\n|---|---|\n{values}\n"
         create_markdown_artifact(text, key="metrics", description=f"Metrics of {self.plan.name}")
 

@@ -1,7 +1,7 @@
 """Metrics from a run's journals to where people look at them. A sink that is away costs training nothing.
 
-`SINKS[name](folder, run, records)` delivers records; each sink has its own saved offsets, so what was not delivered is at
-the next start. A new sink is one file and one entry.
+`SINKS[name](run, records)` delivers records; each sink has its own saved offsets, so what was not delivered is at the
+next start. A new sink is one file and one entry.
 """
 
 from __future__ import annotations

@@ -1,0 +1,61 @@
+"""Makes the pictures of the documentation from a real run: `python docs/pictures.py RUN_FOLDER`.
+
+Needs Debian's chromium (or another, named by CHROMIUM) and the extra `dev`.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+from flows import server
+
+PICTURES = Path(__file__).parent / "pictures"
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+def flow_run_of(name: str) -> str:
+    """The id of the newest completed flow run of that name."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    with get_client(sync_client=True) as client:
+        named = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
+        runs = client.read_flow_runs(flow_run_filter=named, sort=FlowRunSort.START_TIME_DESC)
+    # The longest is the one in which everything was done and nothing reused.
+    return str(max((run for run in runs if run.state_name == "Completed"), key=lambda run: run.total_run_time).id)
+
+
+def run_page(page: Page, here: server.Server, flow_run: str) -> None:
+    """Prefect's page of a flow run, logged in where the server asks."""
+    page.goto(f"{here.url}/v2/runs/flow-run/{flow_run}")
+    if here.password:
+        page.locator("input[type=password]").fill(here.password)
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/v2/**")
+        page.wait_for_load_state("networkidle")
+        page.goto(f"{here.url}/v2/runs/flow-run/{flow_run}")
+    page.get_by_role("tab", name="Logs").wait_for()
+    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(3000)  # the graph is drawn after everything has arrived
+    page.screenshot(path=PICTURES / "flow-run.png")
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]).absolute()
+    PICTURES.mkdir(exist_ok=True)
+    with server.running(folder.parent) as here, sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        run_page(browser.new_page(viewport={"width": 1400, "height": 860}), here, flow_run_of(folder.name))
+        for source, name, height in (("report.html", "report", 1250), ("data/report.html", "data", 900)):
+            page = browser.new_page(viewport={"width": 1100, "height": height})
+            page.goto(f"file://{folder / source}")
+            page.screenshot(path=PICTURES / f"{name}.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

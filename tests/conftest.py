@@ -1,0 +1,127 @@
+"""What several test modules start from: the built-in model, prepared data, and runs that are ready to train."""
+
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from smollm3_ft import data, devices, fit, identity, models, resolve, runs, shards, sources
+from smollm3_ft.config import Config
+from smollm3_ft.data import Prepared
+from smollm3_ft.fit import TrainingPlan
+
+# As in the project's own child processes: a thread that spins while it waits takes a core from whoever works.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+Prepare = Callable[..., Prepared]
+MakePlan = Callable[..., TrainingPlan]
+
+
+class Document(NamedTuple):
+    """A prepared row, taken out of its packed sequence."""
+
+    ids: list[int]
+    mask: list[int]
+    answer: int
+    line: int
+
+
+def facts(count: int) -> list[dict[str, str]]:
+    """Different rows of different lengths."""
+    words = "alpha beta gamma delta epsilon zeta eta theta".split()
+    return [
+        {"prompt": f"What is number {n}? {' '.join(words[: n % 8])}", "completion": f"It is {words[n % 7]} {n}."}
+        for n in range(count)
+    ]
+
+
+def write_rows(path: Path, rows: Iterable[Any]) -> Path:
+    """A JSON-lines file. Text is a line as it stands."""
+    lines = (row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def configure(**given: Any) -> Config:
+    """The demo's configuration with some keys set (`data__source` for `data.source`), and none from the environment."""
+    nested: dict[str, Any] = {}
+    for name, value in given.items():
+        section, _, key = name.rpartition("__")
+        (nested.setdefault(section, {}) if section else nested)[key] = value
+    return resolve.resolve(nested, environment={}).config
+
+
+def documents(prepared: Prepared, split: str = "train") -> list[Document]:
+    """Every row of a prepared split, packed or not."""
+    found = []
+    for sequence in shards.read(Path(prepared.folder) / f"{split}.arrow").to_pylist():
+        ends = list(itertools.accumulate(sequence["lengths"]))
+        for end, length, answer, line in zip(
+            ends, sequence["lengths"], sequence["answers"], sequence["lines"], strict=True
+        ):
+            part = slice(end - length, end)
+            found.append(Document(sequence["input_ids"][part], sequence["mask"][part], answer, line))
+    return found
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of builtin:tiny."""
+    return Path(models.pin(configure().model, tmp_path_factory.mktemp("tiny")).folder)
+
+
+@pytest.fixture
+def prepare(tmp_path: Path, tiny: Path) -> Prepare:
+    """Prepares rows, a file, or a folder, with the given keys of `data`, into this test's own folder."""
+
+    def work(source: Path | list[Any], seed: int = 1, model: Path = tiny, **given: Any) -> Prepared:
+        place = write_rows(tmp_path / "rows.jsonl", source) if isinstance(source, list) else source
+        settings = configure(data__source=str(place), **{f"data__{key}": value for key, value in given.items()}).data
+        pinned = sources.locate(settings)
+        chat_digest = models.pin(configure(model__name=str(model)).model, tmp_path).chat_digest
+        mark = data.fingerprint(pinned, settings, seed, chat_digest, data.code())
+        return data.prepare(pinned, settings, seed, model, tmp_path, mark, tmp_path / "beside")
+
+    return work
+
+
+@pytest.fixture(scope="session")
+def make_plan(tiny: Path) -> MakePlan:
+    """Makes a run's folder with its `plan.json`, as the steps before training do."""
+
+    def make(runs_dir: Path, name: str, rows: list[Any], **given: Any) -> TrainingPlan:
+        source = write_rows(runs_dir.parent / f"{name}.jsonl", rows)
+        settings = {"model__name": str(tiny), "data__source": str(source), "data__max_length": 128, **given}
+        run = runs.begin(configure(name=name, runs_dir=str(runs_dir), **settings))
+        config = run.config
+        pinned, model = sources.locate(config.data), models.pin(config.model, runs_dir)
+        mark = data.fingerprint(pinned, config.data, config.seed, model.chat_digest, data.code())
+        prepared = data.prepare(pinned, config.data, config.seed, tiny, runs_dir, mark, run.path / "data")
+        work = fit.Work(prepared.sequences, prepared.tokens, prepared.longest)
+        device = devices.Device("cpu", "the test's CPU", 2**33, 2e10)
+        chosen = fit.settle(config, work, model, device)
+        plan = TrainingPlan(
+            name=name,
+            run_id=run.run_id,
+            folder=run.folder,
+            config=config,
+            model=model,
+            weights=model.folder,
+            prepared=prepared,
+            device=device.kind,
+            device_name=device.name,
+            settings=chosen,
+            predicted=fit.predict(config, chosen, work, model, device),
+            code=identity.code(),
+            lock=identity.lock(),
+            versions=identity.versions(),
+        )
+        fit.write(run.path / "plan.json", plan)
+        return plan
+
+    return make

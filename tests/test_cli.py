@@ -1,0 +1,132 @@
+"""The command line: what is wrong is said in a line, with the right exit code, before anything heavy is imported."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from smollm3_ft import locks, resolve, runs
+
+ROOT = Path(__file__).parent.parent
+WATCHED = """
+import runpy, sys
+sys.argv = ["finetune", *sys.argv[1:]]
+try:
+    runpy.run_module("flows.finetune", run_name="__main__")
+except SystemExit as stop:
+    code = stop.code or 0
+print("imported:", sorted({"torch", "prefect", "transformers", "datasets"} & set(sys.modules)))
+sys.exit(code)
+"""
+
+
+def finetune(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process that says which heavy packages it imported."""
+    environment = {**os.environ, "COLUMNS": "200", **variables}
+    return subprocess.run(
+        [sys.executable, "-c", WATCHED, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.fixture
+def runs_dir(tmp_path: Path) -> str:
+    return f"runs_dir={tmp_path / 'runs'}"
+
+
+def test_an_unknown_key_is_answered_with_the_nearest_one(runs_dir: str) -> None:
+    """Exit code 2, the key meant is named, and nothing heavy was imported to find out."""
+    done = finetune("train.learnig_rate=1", runs_dir)
+    assert done.returncode == 2
+    assert "train.learning_rate" in done.stderr
+    assert "imported: []" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """`--help` names the options and imports neither torch nor Prefect."""
+    done = finetune("--help")
+    assert done.returncode == 0
+    assert "--accept-changes" in done.stdout
+    assert "imported: []" in done.stdout
+
+
+def test_plan_imports_nothing_heavy_and_spends_nothing(runs_dir: str, tmp_path: Path) -> None:
+    """`--plan` for the demo shows its steps, and begins no run."""
+    done = finetune("--plan", runs_dir)
+    assert done.returncode == 0
+    assert "steps" in done.stdout
+    assert "imported: []" in done.stdout
+    assert [path.name for path in (tmp_path / "runs").iterdir() if not path.name.startswith(".")] == []
+
+
+def test_plan_says_which_keys_came_from_the_environment(runs_dir: str) -> None:
+    """A variable that people know from other tools is named beside the key it gave."""
+    done = finetune("--plan", runs_dir, LEARNING_RATE="1e-4")
+    assert "train.learning_rate (LEARNING_RATE)" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data.source=nothing.jsonl"], "there is no nothing.jsonl"),
+        (["model.name=./nothing"], "there is no ./nothing"),
+        (["name=../x"], "name: may hold letters"),
+        (["dmo"], "did you mean demo?"),
+        (["dpo"], "dpo is not built yet"),
+        (["demo", "train.adapter=qlora"], "qlora is not built yet"),
+        (["runs_dir=/dev/null/runs"], "cannot be written to"),
+        (["missing.yaml"], "missing.yaml: cannot be read"),
+        (["demo", "demo"], "neither a recipe, a file, nor key=value"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(words: list[str], said: str, runs_dir: str) -> None:
+    """Exit code 2, one line on stderr, no traceback."""
+    done = finetune(*words, *([] if any(w.startswith("runs_dir") for w in words) else [runs_dir]))
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_file_that_is_not_yaml_is_named_with_its_line(tmp_path: Path, runs_dir: str) -> None:
+    """The line is where reading stopped."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("train:\n  epochs: [1,\n")
+    done = finetune(str(path), runs_dir)
+    assert done.returncode == 2
+    assert f"{path}:3: is not YAML" in done.stderr
+
+
+def test_empty_data_is_named(tmp_path: Path, runs_dir: str) -> None:
+    """A file without rows fails at the step that reads it, with one line."""
+    path = tmp_path / "empty.jsonl"
+    path.write_text("")
+    done = finetune("--plan", f"data.source={path}", runs_dir)
+    assert done.returncode == 2
+    assert f"data.source: {path} has no rows" in done.stderr
+
+
+def test_the_same_name_with_another_configuration_lists_the_keys(tmp_path: Path) -> None:
+    """Exit code 2, and the key that differs with both values."""
+    words = {"name": "mine", "runs_dir": str(tmp_path)}
+    runs.begin(resolve.resolve(words, {}).config)
+    done = finetune("name=mine", f"runs_dir={tmp_path}", "train.epochs=2")
+    assert done.returncode == 2
+    assert "train.epochs: is 2.0, but run mine has " in done.stderr
+
+
+def test_a_run_that_another_process_works_on_is_left_alone(tmp_path: Path) -> None:
+    """Exit code 1, naming the owner."""
+    with locks.hold(tmp_path, "mine"):
+        done = finetune("name=mine", f"runs_dir={tmp_path}")
+    assert done.returncode == 1
+    assert f"process {os.getpid()}" in done.stderr
+
+
+def test_fresh_sets_the_old_run_aside(tmp_path: Path) -> None:
+    """`--fresh` moves the folder and deletes nothing; here a wrong source then stops the new run."""
+    run = runs.begin(resolve.resolve({"name": "mine", "runs_dir": str(tmp_path)}, {}).config)
+    finetune("name=mine", f"runs_dir={tmp_path}", "data.source=nothing.jsonl", "--fresh")
+    aside = [runs.read(path).run_id for path in (tmp_path / ".old").iterdir()]
+    assert aside == [run.run_id]

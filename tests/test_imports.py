@@ -1,0 +1,45 @@
+"""The house's rule: deployments → flows → tasks → smollm3_ft, and torch only where a model is touched."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FORBIDDEN = {"smollm3_ft": {"prefect", "flows", "tasks"}, "tasks": {"flows"}}
+TOUCH_MODELS = {"batches", "evaluation", "scoring", "trainers", "training"}
+HEAVY = {"torch", "transformers", "trl", "peft", "accelerate"}
+
+
+def imported(path: Path, whole: bool) -> set[str]:
+    """Top-level names of the packages that a file imports, anywhere in it or when it is itself imported."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = ast.walk(tree) if whole else iter(tree.body)
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_imports_point_downward_only(package: str) -> None:
+    """No module of a lower package imports a higher one, not even inside a function."""
+    for path in (ROOT / package).rglob("*.py"):
+        roots = {name.split(".")[0] for name in imported(path, whole=True)}
+        assert not roots & FORBIDDEN[package], path
+
+
+def test_only_modules_that_touch_a_model_import_torch() -> None:
+    """Everything else of the library, the tasks and the flows can be imported without torch."""
+    for package in ("smollm3_ft", "tasks", "flows"):
+        for path in (ROOT / package).rglob("*.py"):
+            if path.stem in TOUCH_MODELS and package == "smollm3_ft":
+                continue
+            names = imported(path, whole=False)
+            assert not {name.split(".")[0] for name in names} & HEAVY, path
+            touching = {f"smollm3_ft.{module}" for module in TOUCH_MODELS}
+            assert not names & touching, path

@@ -1,0 +1,306 @@
+"""Recipe, environment, file and words become one configuration, and a mistake in any of them one clear line."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smollm3_ft import resolve
+from smollm3_ft.config import Config
+from smollm3_ft.errors import ConfigError, Problem
+
+
+def problems(*words: str, environment: dict[str, str] | None = None, file: dict[str, Any] | None = None) -> list[Problem]:
+    """What is said to be wrong."""
+    with pytest.raises(ConfigError) as caught:
+        resolve.resolve(resolve.parse_words(words), environment or {}, file)
+    return list(caught.value.problems)
+
+
+def resolved(*words: str, environment: dict[str, str] | None = None, file: dict[str, Any] | None = None) -> Config:
+    return resolve.resolve(resolve.parse_words(words), environment or {}, file).config
+
+
+def test_recipe_is_the_lowest_layer() -> None:
+    """What nobody says comes from the recipe, and what the recipe leaves out from the defaults."""
+    config = resolved()
+    assert (config.recipe, config.model.name, config.data.source) == ("demo", "builtin:tiny", "builtin:demo")
+    assert config.train.weight_decay == 0.0
+
+
+def test_environment_beats_recipe() -> None:
+    """A known variable wins over the recipe."""
+    assert resolved(environment={"LEARNING_RATE": "1e-4"}).train.learning_rate == 1e-4
+
+
+def test_file_beats_environment() -> None:
+    """A file's key wins over a variable."""
+    config = resolved(environment={"LEARNING_RATE": "1e-4"}, file={"train": {"learning_rate": 2e-4}})
+    assert config.train.learning_rate == 2e-4
+
+
+def test_words_beat_file() -> None:
+    """A word on the command line wins over the file."""
+    assert resolved("train.learning_rate=3e-4", file={"train": {"learning_rate": 2e-4}}).train.learning_rate == 3e-4
+
+
+def test_layers_merge_key_by_key() -> None:
+    """A layer that sets one key of a section leaves the others as the layers below have them."""
+    config = resolved("train.max_steps=5", environment={"BATCH_SIZE": "4"}, file={"train": {"epochs": 2}})
+    assert (config.train.max_steps, config.train.batch_size, config.train.epochs) == (5, 4, 2)
+    assert config.train.effective_batch_size == 8  # the recipe's
+
+
+def test_null_leaves_the_layer_below() -> None:
+    """A null in a file or a word takes nothing away."""
+    assert resolved("train.epochs=null", file={"data": None, "train": {"learning_rate": None}}) == resolved()
+
+
+def test_none_in_a_higher_layer_switches_off() -> None:
+    """none takes away what a lower layer has on."""
+    assert resolved("data.system_prompt=none", file={"data": {"system_prompt": "Be kind."}}).data.system_prompt is None
+
+
+def test_recipe_of_a_file() -> None:
+    """A file may name the recipe that it changes."""
+    assert resolved(file={"recipe": "sft_lora", "seed": 3}).train.adapter == "lora"
+
+
+def test_environment_keys_are_told() -> None:
+    """The plan can say which keys came from which variable, and a key that was overridden is not among them."""
+    environment = {"LEARNING_RATE": "1e-4", "BATCH_SIZE": "4", "MAX_EPOCHS": "2", "HOME": "/"}
+    told = resolve.resolve({"train": {"epochs": 3}}, environment).from_environment
+    assert told == {"train.learning_rate": "LEARNING_RATE", "train.batch_size": "BATCH_SIZE"}
+
+
+def test_empty_variables_do_not_count() -> None:
+    """A variable that is set to nothing is as one that is not set."""
+    assert resolve.resolve({}, {"LEARNING_RATE": " "}).from_environment == {}
+
+
+@pytest.mark.parametrize("name", resolve.built_recipes())
+def test_every_built_recipe_resolves(name: str) -> None:
+    """A shipped recipe is a valid configuration in which every key has a value."""
+    config = resolve.resolve({"recipe": name}, {}).config
+    given = dict(resolve.flatten(config.model_dump(mode="json")))
+    leaves = {key for key in resolve.keys() if not any(other.startswith(f"{key}.") for other in resolve.keys())}
+    unset = {key for key in leaves if key not in given and not key.startswith(("data.source.", "evaluate.gate."))}
+    assert unset == {"name"}
+
+
+@pytest.mark.parametrize("name", resolve.built_recipes())
+def test_resolving_again_changes_nothing(name: str) -> None:
+    """A resolved configuration resolves to itself, whatever the environment says."""
+    config = resolve.resolve({"recipe": name, "name": "x"}, {}).config
+    assert resolve.resolve(config, {"LEARNING_RATE": "9", "EXPERIMENT_NAME": "other"}).config == config
+
+
+@pytest.mark.parametrize("name", ["2024_01", "1e5", "0x10", "on", "1.0", "true", "12:30:00"])
+def test_text_keys_take_text(name: str) -> None:
+    """What YAML would read as a number, a boolean or a time stays text where the key holds text."""
+    assert resolve.parse_words([f"name={name}"]) == {"name": name}
+
+
+@pytest.mark.parametrize(("word", "value"), [("2e-5", 2e-5), ("1E-3", 1e-3), ("5.0e-6", 5e-6), ("1", 1.0), ("auto", "auto")])
+def test_scientific_notation(word: str, value: Any) -> None:
+    """A number may be written as people write it, on the command line and in a file."""
+    assert resolved(f"train.learning_rate={word}").train.learning_rate == value
+
+
+def test_scientific_notation_in_a_file(tmp_path: Path) -> None:
+    """YAML 1.1 reads 2e-5 as text; a file's 2e-5 is the number."""
+    path = tmp_path / "c.yaml"
+    path.write_text("train:\n  learning_rate: 2e-5\n")
+    assert resolved(file=resolve.read_file(path)).train.learning_rate == 2e-5
+
+
+def test_words_may_hold_an_equals_sign() -> None:
+    """Only the first equals sign divides key from value."""
+    assert resolve.parse_words(["data.system_prompt=a=b"]) == {"data": {"system_prompt": "a=b"}}
+
+
+def test_lists_and_mappings_as_words() -> None:
+    """A value may be YAML."""
+    words = resolve.parse_words(["data.columns={question: prompt}", "train.lora.targets=[q_proj, v_proj]"])
+    assert words == {"data": {"columns": {"question": "prompt"}}, "train": {"lora": {"targets": ["q_proj", "v_proj"]}}}
+
+
+@pytest.mark.parametrize(
+    ("word", "key", "said"),
+    [
+        ("train.learnig_rate=1", "train.learnig_rate", "did you mean train.learning_rate?"),
+        ("learning_rate=1", "learning_rate", "did you mean train.learning_rate?"),
+        ("train.packing=true", "train.packing", "did you mean data.packing?"),
+        ("train.lora.rank=3", "train.lora.rank", "there is no such key"),
+        ("train.scheduler=cosin", "train.scheduler", "nearest: cosine"),
+        ("recipe=sft_ful", "recipe", "did you mean sft_full?"),
+        ("train.epochs=many", "train.epochs", "valid number"),
+        ("data.max_length=3", "data.max_length", "greater than or equal to 16, not 3"),
+        ("name=../x", "name", "not '../x'"),
+        ("seed=-1", "seed", "greater than or equal to 0"),
+    ],
+)
+def test_a_mistake_names_its_key_and_what_is_near(word: str, key: str, said: str) -> None:
+    """One line: the key, what is wrong, and the nearest valid key or value."""
+    (problem,) = problems(word)
+    assert problem.where == key
+    assert said in str(problem)
+    assert "\n" not in str(problem)
+
+
+def test_every_mistake_is_named_at_once() -> None:
+    """Several mistakes give a line each."""
+    found = problems("train.epochs=0", "data.packing=maybe", "sead=1")
+    assert sorted(problem.where for problem in found) == ["data.packing", "sead", "train.epochs"]
+
+
+@pytest.mark.parametrize("word", ["foo", "=3"])
+def test_words_that_are_no_setting(word: str) -> None:
+    """A word that is neither key=value nor a recipe is named."""
+    with pytest.raises(ConfigError, match=f"{word}: is neither"):
+        resolve.parse_words([word])
+
+
+def test_a_section_and_its_key_cannot_both_be_given() -> None:
+    """A value for a whole section and for a key in it contradict each other."""
+    with pytest.raises(ConfigError, match="train is given a value as well"):
+        resolve.parse_words(["train=3", "train.epochs=2"])
+
+
+@pytest.mark.parametrize(
+    ("content", "place", "said"),
+    [
+        (b"train:\n  epochs: [1,\nseed: 2\n", ":3", "is not YAML"),
+        (b"seed: 1\n\ttrain: 2\n", ":2", "is not YAML"),
+        (b"seed: 1\nseed: 2\n", ":2", "is not YAML"),
+        (b"- seed\n- 1\n", "", "is not a mapping"),
+        (b"just words\n", "", "is not a mapping"),
+        (b"1: 2\n", "", "is not a mapping"),
+        (b"name: \xff\xfe\n", "", "is not UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_configuration(tmp_path: Path, content: bytes, place: str, said: str) -> None:
+    """One line names the file, the line where there is one, and what is wrong."""
+    path = tmp_path / "c.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        resolve.read_file(path)
+    (problem,) = caught.value.problems
+    assert problem.where == f"{path}{place}"
+    assert said in problem.what
+    assert "\n" not in str(problem)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    """A file that is not there is named."""
+    with pytest.raises(ConfigError, match=r"c\.yaml: cannot be read \(No such file or directory\)"):
+        resolve.read_file(tmp_path / "c.yaml")
+
+
+def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    """A file with comments alone is a configuration that gives nothing."""
+    path = tmp_path / "c.yaml"
+    path.write_text("# nothing\n")
+    assert resolved(file=resolve.read_file(path)) == resolved()
+
+
+def test_files_keep_references_as_text(tmp_path: Path) -> None:
+    """A configuration cannot read the environment: what looks like a reference is text."""
+    path = tmp_path / "c.yaml"
+    path.write_text("data:\n  system_prompt: ${oc.env:HOME}\n")
+    assert resolved(file=resolve.read_file(path)).data.system_prompt == "${oc.env:HOME}"
+
+
+REFUSED = [
+    "model.trust_remote_code=true",
+    "data.over_length=split",
+    "data.sample=5",
+    "data.exclude_leaks=true",
+    "data.format=parquet",
+    "train.method=dpo",
+    "train.adapter=qlora",
+    "train.adapter=auto",
+    "train.early_stopping_patience=3",
+    "evaluate.prompts=[Hello]",
+    "evaluate.general=builtin:general",
+    "evaluate.gate={metric: loss}",
+    "evaluate.harness=[arc_easy]",
+    "monitor.trackio=owner/space",
+    "monitor.trackio=http://localhost:7860",
+    "monitor.dataset=owner/experiments",
+    "publish.target=hub",
+    "publish.adapter=keep",
+    "publish.quantize=[int8]",
+    "publish.demo_space=owner/space",
+    "compute.pool=cuda",
+    "compute.num_processes=2",
+    "compute.strategy=fsdp2",
+    "data.source=[{source: a.jsonl, weight: 2}]",
+    "data.source=[{source: a.jsonl, format: parquet}]",
+]
+
+
+@pytest.mark.parametrize("word", REFUSED)
+def test_what_is_not_built_is_refused(word: str) -> None:
+    """A valid value that no step honours yet is refused with its key and what to use instead."""
+    (problem,) = problems(word)
+    assert problem.where == (word.partition("=")[0] if "format: parquet" not in word else "data.format")
+    assert problem.what.endswith("is not built yet")
+    assert problem.remedy
+
+
+@pytest.mark.parametrize("name", ["sft_qlora", "sft_long_context", "dpo", "apo", "classic"])
+def test_recipes_that_are_not_built_are_refused(name: str) -> None:
+    """A recipe of a later milestone is refused with those that are there."""
+    (problem,) = problems(f"recipe={name}")
+    assert str(problem).startswith(f"recipe: {name} is not built yet; built are demo, ")
+
+
+def test_a_pool_from_the_environment_is_refused() -> None:
+    """A deployment's pool is refused as one that was typed is."""
+    (problem,) = problems(environment={"SMOLLM3_FT_POOL": "cuda"})
+    assert str(problem).startswith("compute.pool: cuda is not built yet")
+
+
+SIZES = ("train.effective_batch_size=16", "train.batch_size=4", "train.gradient_accumulation_steps=2")
+
+
+def test_batch_sizes_that_contradict() -> None:
+    """All three batch sizes given must agree."""
+    (problem,) = problems(*SIZES)
+    assert problem.where == "train.effective_batch_size"
+    assert "16 is not batch_size 4 × gradient_accumulation_steps 2" in problem.what
+    assert resolved(*SIZES[:2], "train.gradient_accumulation_steps=4").train.gradient_accumulation_steps == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["train.beta=0.1"], "train.loss"),
+        (["train.loss=apo_zero"], "train.loss"),
+        (["data.source=[]"], "data.source"),
+        (["data.source=[{source: a.jsonl}]", "data.columns={a: prompt}"], "data.columns"),
+        (["data.source=[{source: a.jsonl}]", "data.split=dev"], "data.split"),
+    ],
+)
+def test_contradictions(words: list[str], key: str) -> None:
+    """Keys that do not go together are named."""
+    assert [problem.where for problem in problems(*words)] == [key]
+
+
+def test_places_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is named from here is found from any other process."""
+    (tmp_path / "rows.jsonl").write_text("{}")
+    (tmp_path / "base").mkdir()
+    monkeypatch.chdir(tmp_path)
+    config = resolved("data.source=rows.jsonl", "model.name=base", "runs_dir=out")
+    assert config.data.source == str(tmp_path / "rows.jsonl")
+    assert config.model.name == str(tmp_path / "base")
+    assert config.runs_dir == str(tmp_path / "out")
+
+
+def test_names_on_the_hub_stay_names() -> None:
+    """What is not here is left as it is."""
+    config = resolved("data.source=[{source: owner/set}, {source: builtin:demo}]", "model.name=owner/model")
+    assert [source.source for source in config.data.source] == ["owner/set", "builtin:demo"]  # type: ignore[union-attr]
+    assert config.model.name == "owner/model"

@@ -1,0 +1,92 @@
+"""The local Prefect server: shared by the commands that need it, closed to everybody else, ended by the last."""
+
+import os
+import stat
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+USER = """
+import sys
+from pathlib import Path
+from flows import server
+with server.running(Path(sys.argv[1])) as here:
+    print(here.url, flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def user(runs_dir: Path, home: Path) -> Iterator[str]:
+    """A process that uses the server; yields the address it was told."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    with subprocess.Popen(
+        [sys.executable, "-c", USER, str(runs_dir)],
+        cwd=ROOT,
+        env={**kept, "PREFECT_HOME": str(home)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        yield process.stdout.readline().strip()
+        process.stdin.close()
+        process.wait(60)
+
+
+def status(address: str) -> int | None:
+    """The answer's code, or None where nobody listens."""
+    try:
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except urllib.error.URLError:
+        return None
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """What two users saw, before and after the first and the last of them left."""
+    folder = tmp_path_factory.mktemp("server")
+    runs_dir, home = folder / "runs", folder / "home"
+    seen: dict[str, object] = {}
+    with ExitStack() as last:
+        with ExitStack() as first:
+            one = first.enter_context(user(runs_dir, home))
+            two = last.enter_context(user(runs_dir, home))
+            seen["addresses"] = (one, two)
+            seen["without password"] = status(f"{one}/api/admin/version")
+            seen["mode"] = stat.S_IMODE((runs_dir / ".locks" / ".server").stat().st_mode)
+        seen["after the first"] = status(f"{one}/api/health")
+    seen["after the last"] = status(f"{one}/api/health")
+    seen["password file"] = (runs_dir / ".locks" / ".server").exists()
+    return seen
+
+
+def test_two_commands_share_one_server(told: dict[str, object]) -> None:
+    """Both are told the same address, on loopback."""
+    one, two = told["addresses"]  # type: ignore[misc]  # a pair
+    assert one == two
+    assert one.startswith("http://127.0.0.1:")
+
+
+def test_the_server_answers_nobody_without_the_password(told: dict[str, object]) -> None:
+    """The API refuses a caller without it, and its file is the owner's alone."""
+    assert told["without password"] == 401
+    assert told["mode"] == 0o600
+
+
+def test_the_last_command_ends_the_server(told: dict[str, object]) -> None:
+    """It outlives the first command, and neither it nor its password outlives the last."""
+    assert told["after the first"] == 200
+    assert told["after the last"] is None
+    assert told["password file"] is False
