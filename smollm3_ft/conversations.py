@@ -30,7 +30,7 @@ def read(row: Row, plan: SourcePlan, data: Data, chat: Chat) -> Conversation:
     messages = FORMATS[name](named)
     _check_turns(messages)
     for message in messages:
-        _check_text(message["content"], chat)
+        check_text(message["content"], chat)
     if data.system_prompt is not None and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": data.system_prompt}, *messages]
     return Conversation(name, _digest(messages), _render(messages, data, chat))
@@ -53,7 +53,8 @@ def _check_turns(messages: list[Message]) -> None:
         raise BadRow("roles_out_of_order", f"roles are {', '.join(roles[:12])}")
 
 
-def _check_text(text: str, chat: Chat) -> None:
+def check_text(text: str, chat: Chat) -> None:
+    """Raise BadRow where a text would not become the tokens it says."""
     for token in chat.special_tokens:
         if token in text:
             raise BadRow("special_token_text", f"the text contains {token}, which would become a control token")

@@ -111,6 +111,11 @@ def _prepare(
     if data.loss_on != "all" and not chat.has_marks:
         what = "the chat template does not mark what the assistant says ({% generation %})"
         raise ConfigError(Problem("data.loss_on", what, "use data.loss_on=all, or a template with the marks"))
+    if data.system_prompt is not None:
+        try:
+            conversations.check_text(data.system_prompt, chat)
+        except BadRow as bad:
+            raise ConfigError(Problem("data.system_prompt", bad.detail, "leave it out of the prompt")) from None
     partial = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -119,8 +124,9 @@ def _prepare(
     try:
         with shards.Documents(partial / "documents") as documents, quarantine.open("w", encoding="utf-8") as dropped:
             work = Work(data, seed, chat, documents, dropped, [], [], [], set())
-            for plan, account in zip(pinned, accounts, strict=True):
-                for split in (*sources.HELD_OUT, "train"):
+            # Held-out rows of every source come first, so that a repeated row is dropped from training.
+            for split in (*sources.HELD_OUT, "train"):
+                for plan, account in zip(pinned, accounts, strict=True):
                     lines = sources.read(plan, split)
                     while batch := list(itertools.islice(lines, ROWS_AT_ONCE)):
                         _take_batch(batch, plan, split, account, work)
@@ -128,6 +134,7 @@ def _prepare(
             prepared = _write(partial, folder, accounts, work)
     except DataError:
         files.write(beside / "quarantine.jsonl", quarantine.read_bytes())
+        shutil.rmtree(partial)
         raise
     shutil.rmtree(partial / "documents")
     records.write(partial / records.RECORD, folder.name, prepared.model_dump(), partial)

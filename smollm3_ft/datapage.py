@@ -65,7 +65,7 @@ def _histogram(lengths: npt.NDArray[np.int64]) -> Markup:
     step = width / len(counts)
     bars = [
         f'<rect x="{index * step:.1f}" y="{height - bottom - bar:.1f}" width="{step - 2:.1f}" height="{bar:.1f}" '
-        f'fill="var(--accent)"><title>{count:,} rows, {edges[index]:.0f} to {edges[index + 1]:.0f} tokens</title></rect>'
+        f'fill="var(--accent)"><title>{count:,} rows of {edges[index]:.0f} to {edges[index + 1]:.0f}</title></rect>'
         for index, count in enumerate(counts)
         for bar in [(height - bottom - 12) * float(count) / float(counts.max())]
     ]

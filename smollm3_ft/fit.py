@@ -85,33 +85,27 @@ class TrainingPlan(BaseModel):
 def settle(config: Config, work: Work, model: ModelPlan, device: Device) -> Settings:
     """Settle every `auto`. Raises ConfigError where even one sequence does not fit."""
     train = config.train
-    accumulation = train.gradient_accumulation_steps
-    wanted = train.effective_batch_size
-    if wanted == "auto":
-        both = train.batch_size != "auto" and accumulation != "auto"
-        wanted = int(train.batch_size) * int(accumulation) if both else _usual_batch(work.sequences)
+    wanted, batch, accumulation = _sizes(config, work, model, device)
     checkpointing = train.gradient_checkpointing
-    batch = train.batch_size
-    if batch == "auto":
-        batch = wanted // accumulation if accumulation != "auto" else _largest(config, wanted, work, model, device)
     if checkpointing == "auto":
         fits = memory(config, batch, work.longest, model, checkpointing=False) <= ROOM * device.memory
         checkpointing = device.kind == "cuda" and not fits
-    if wanted % batch:
-        what = f"{wanted} is not a multiple of batch_size {batch}"
-        raise ConfigError(Problem("train.effective_batch_size", what, "leave one of them auto"))
     steps_an_epoch = max(1, math.ceil(work.sequences / wanted))
     steps = train.max_steps or math.ceil(steps_an_epoch * train.epochs)
+    warmup = math.ceil(0.03 * steps) if train.warmup_steps == "auto" else train.warmup_steps
+    if warmup > steps:
+        what = f"{warmup} are more than the run's {steps} steps, so the learning rate would never be reached"
+        raise ConfigError(Problem("train.warmup_steps", what, "leave it auto"))
     seconds_a_step = _seconds(config, work, model, device) / steps_an_epoch
     at_risk = max(1, int(SECONDS_AT_RISK / max(seconds_a_step, 1e-9)))
     return Settings(
         effective_batch_size=wanted,
         batch_size=batch,
-        gradient_accumulation_steps=wanted // batch,
+        gradient_accumulation_steps=accumulation,
         learning_rate=LEARNING_RATES[train.adapter] if train.learning_rate == "auto" else train.learning_rate,
         steps=steps,
         epochs=steps / steps_an_epoch,
-        warmup_steps=min(steps, math.ceil(0.03 * steps)) if train.warmup_steps == "auto" else train.warmup_steps,
+        warmup_steps=warmup,
         save_steps=min(at_risk, math.ceil(steps / CHECKPOINTS)) if train.save_steps == "auto" else train.save_steps,
         eval_steps=math.ceil(steps / VALIDATIONS) if train.eval_steps == "auto" else train.eval_steps,
         gradient_checkpointing=checkpointing,
@@ -186,6 +180,27 @@ def facts(settings: Settings, predicted: Predicted) -> list[tuple[str, str]]:
         ("disk", f"about {files.gib(p.disk_bytes)}"),
         ("training time", f"about {p.seconds / 60:.1f} minutes"),
     ]
+
+
+def _sizes(config: Config, work: Work, model: ModelPlan, device: Device) -> tuple[int, int, int]:
+    """Effective batch, micro-batch and accumulation: those given, and the others so that the first is their product."""
+    train = config.train
+    given_batch = None if train.batch_size == "auto" else train.batch_size
+    given_accumulation = None if train.gradient_accumulation_steps == "auto" else train.gradient_accumulation_steps
+    if train.effective_batch_size != "auto":
+        wanted = train.effective_batch_size
+    else:
+        unit = (given_batch or 1) * (given_accumulation or 1)
+        wanted = unit if given_batch and given_accumulation else unit * max(1, _usual_batch(work.sequences) // unit)
+    if given_batch is None and given_accumulation is None:
+        batch = _largest(config, wanted, work, model, device)
+    else:
+        batch = given_batch or max(1, wanted // (given_accumulation or 1))
+    accumulation = given_accumulation or max(1, wanted // batch)
+    if wanted != batch * accumulation:
+        what = f"{wanted} is not batch_size {batch} × gradient_accumulation_steps {accumulation}"
+        raise ConfigError(Problem("train.effective_batch_size", what, "leave one of them auto"))
+    return wanted, batch, accumulation
 
 
 def _usual_batch(sequences: int) -> int:

@@ -11,7 +11,7 @@ from smollm3_ft.errors import DataError
 from smollm3_ft.formats import BadRow
 
 # Rows left out by a policy are not bad rows: they do not count towards data.max_bad_rows.
-BY_POLICY = ("duplicate", "over_length")
+BY_POLICY = ("duplicate", "no_trained_token", "over_length")
 
 
 @dataclass

@@ -89,7 +89,7 @@ def check_files(plan: TrainingPlan) -> dict[str, Any]:
 
 
 def main() -> None:
-    """The verifying process, `python -m smollm3_ft.publishing PLAN.json SCORES`: load what was published, ask it again."""
+    """The verifying process, `… PLAN.json SCORES_FOLDER`: load what was published and ask it again."""
     from smollm3_ft import evaluation, shards
 
     processes.end_with_parent()

@@ -14,12 +14,11 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from smollm3_ft.config import Config, Section, union_members
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.unbuilt import unbuilt
+from smollm3_ft.validation import keys, validate
 
 NO_MAPPING = "is not a mapping of keys to values"
 RECIPES = Path(__file__).parent / "recipes"
@@ -57,12 +56,15 @@ def resolve(
     file = file or {}
     known = _from_environment(environment)
     recipe = explicit.get("recipe") or file.get("recipe") or "demo"
-    layers = [defaults(Config), _recipe(str(recipe)), _nested(known), file, explicit]
+    environment_layer = _nested({key: value for key, (_, value) in known.items()})
+    layers = [defaults(Config), _recipe(str(recipe)), environment_layer, file, explicit]
     try:
         merged = OmegaConf.merge(*(_without_nulls(layer) for layer in layers))
-        values = OmegaConf.to_container(merged, resolve=False)
+        values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(Problem("configuration", str(error).splitlines()[0])) from None
+        place = getattr(error, "full_key", None) or "configuration"
+        remedy = r"write \${ for a literal ${"
+        raise ConfigError(Problem(str(place), str(error).splitlines()[0], remedy)) from None
     config = validate(values)
     problems = [*_contradictions(config), *unbuilt(config, environment)]
     if problems:
@@ -89,7 +91,9 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(Problem(str(path), str(error).splitlines()[0])) from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(Problem(str(path), NO_MAPPING, "write lines like `seed: 1`"))
-    return {str(key): value for key, value in values.items()}
+    dotted = {str(key): value for key, value in values.items() if "." in str(key)}
+    plain = {str(key): value for key, value in values.items() if "." not in str(key)}
+    return dict(OmegaConf.to_container(OmegaConf.merge(plain, _nested(dotted)), resolve=False))
 
 
 def parse_words(words: Sequence[str]) -> dict[str, Any]:
@@ -107,15 +111,7 @@ def parse_words(words: Sequence[str]) -> dict[str, Any]:
             problems.append(Problem(key, f"{text!r} cannot be read as a value"))
     if problems:
         raise ConfigError(*problems)
-    return _nested({key: ("", value) for key, value in values.items()})
-
-
-def validate(values: Any) -> Config:
-    """Check every key and bound; a ConfigError names each wrong key with the nearest valid one."""
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(*_problems(error.errors(include_url=False))) from None
+    return _nested(values)
 
 
 def defaults(section: type[Section]) -> dict[str, Any]:
@@ -138,15 +134,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def keys(section: type[Section] = Config, prefix: str = "") -> Iterator[str]:
-    """Every dotted key, sections included."""
-    for key, field in section.model_fields.items():
-        yield prefix + key
-        for kind in union_members(field.annotation):
-            if isinstance(kind, type) and issubclass(kind, Section):
-                yield from keys(kind, f"{prefix}{key}.")
 
 
 def built_recipes() -> list[str]:
@@ -181,9 +168,10 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[str, An
     return found
 
 
-def _nested(values: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values at dotted keys as nested dicts."""
     nested: dict[str, Any] = {}
-    for dotted, (_, value) in values.items():
+    for dotted, value in values.items():
         *sections, key = dotted.split(".")
         place = nested
         for section in sections:
@@ -214,45 +202,13 @@ def _is_text(dotted: str, text: str) -> bool:
         if not kinds:
             return False
         section = kinds[0]
-    if key not in section.model_fields or text in ("", "null", "~") or text[:1] in "[{":
+    if key not in section.model_fields or text in ("", "null", "~"):
         return False
     members = union_members(section.model_fields[key].annotation)
+    if text[:1] in "[{" and any(get_origin(member) in (tuple, dict) for member in members):
+        return False
     bases = [get_args(member)[0] if get_origin(member) is Annotated else member for member in members]
     return not {int, float, bool} & set(bases) and any(b is str or get_origin(b) is Literal for b in bases)
-
-
-def _problems(errors: Sequence[ErrorDetails]) -> list[Problem]:
-    found: dict[str, list[str]] = {}
-    known = set(keys())
-    for error in errors:
-        path = [str(part) for part in error["loc"]]
-        while len(path) > 1 and ".".join(path) not in known and error["type"] != "extra_forbidden":
-            path.pop()  # pydantic appends the alternative of a union that did not fit
-        key = ".".join(path)
-        if error["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            found[key] = ["there is no such key", f"did you mean {near[0]}?" if near else ""]
-        else:
-            found.setdefault(key, []).append(_wording(error))
-    problems = []
-    for key, words in found.items():
-        if words[0] == "there is no such key":
-            problems.append(Problem(key, *words))
-        else:
-            problems.append(Problem(key, " or ".join(dict.fromkeys(words))))
-    return problems
-
-
-def _wording(error: ErrorDetails) -> str:
-    given = error["input"]
-    if error["type"] == "string_pattern_mismatch" and error["loc"] == ("name",):
-        return f"may hold letters, digits, '.', '_' and '-', and start with no dot, not {given!r}"
-    text = error["msg"].removeprefix("Input ").removeprefix("String ")
-    if error["type"] == "literal_error" and isinstance(given, str):
-        options = [word.strip("'") for word in str(error.get("ctx", {}).get("expected", "")).split(" or ")]
-        near = difflib.get_close_matches(given, [o for part in options for o in part.split("', '")], n=1)
-        text += f" (nearest: {near[0]})" if near else ""
-    return f"{text}, not {given!r}" if not isinstance(given, dict) else text
 
 
 def _contradictions(config: Config) -> Iterator[Problem]:

@@ -17,7 +17,12 @@ from smollm3_ft.formats import BadRow
 
 BUILTIN = {"builtin:demo": Path(__file__).parent / "builtin" / "demo"}
 READABLE = (".jsonl", ".json")
-HELD_OUT = ("test", "validation")  # read before the training rows, so that a repeated row is dropped from training
+HELD_OUT = ("test", "validation")
+# What the Hub calls held-out, in names of files and folders.
+ALIASES = {"test": ("test", "testing", "eval", "evaluation"), "validation": ("validation", "valid", "val", "dev")}
+
+
+Names = dict[str, tuple[str, ...]]  # of each split, what it may be called
 
 
 class SourcePlan(BaseModel):
@@ -47,9 +52,9 @@ class Line(NamedTuple):
 def locate(data: Data) -> tuple[SourcePlan, ...]:
     """Find and pin every source. Raises ConfigError for one that is not there or cannot be read."""
     listed = data.source if isinstance(data.source, tuple) else (_single(data),)
-    names = {"train": "train"}
+    names: Names = {"train": ("train",)}
     for split, given in (("validation", data.validation), ("test", data.test)):
-        names[split] = given if isinstance(given, str) else split
+        names[split] = (given,) if isinstance(given, str) else ALIASES[split] if given is not None else ()
     return tuple(_locate(source, names) for source in listed)
 
 
@@ -68,12 +73,12 @@ def _single(data: Data) -> Source:
     return Source(source=data.source, config=data.config, split=data.split, format=data.format, columns=data.columns)
 
 
-def _locate(source: Source, names: dict[str, str]) -> SourcePlan:
+def _locate(source: Source, names: Names) -> SourcePlan:
     if source.source in BUILTIN:
         return _locate_files(source, sorted(BUILTIN[source.source].glob("*.jsonl")), names)
     path = Path(source.source)
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.suffix in READABLE)
+        found = sorted(p for p in path.rglob("*") if p.suffix in READABLE and not _is_hidden(p, path))
         return _locate_files(source, found, names)
     if path.is_file():
         if path.suffix not in READABLE:
@@ -90,7 +95,7 @@ def _locate(source: Source, names: dict[str, str]) -> SourcePlan:
     return _locate_hub(source, names)
 
 
-def _locate_files(source: Source, paths: list[Path], names: dict[str, str]) -> SourcePlan:
+def _locate_files(source: Source, paths: list[Path], names: Names) -> SourcePlan:
     if not paths:
         remedy = f"files end in {' or '.join(READABLE)}"
         raise ConfigError(Problem("data.source", f"{source.source} holds no file to read", remedy))
@@ -98,9 +103,11 @@ def _locate_files(source: Source, paths: list[Path], names: dict[str, str]) -> S
         raise ConfigError(Problem("data.config", "is for Hub datasets", "leave it out for local files"))
     splits: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
     for path in paths:
-        splits[_split_of(path, names) if len(paths) > 1 else "train"].append(str(path))
+        split = _split_of(path, names) if len(paths) > 1 else "train"
+        if split is not None:
+            splits[split].append(str(path))
     if source.split is not None:  # one split of a folder, by the names of its files; it is held out no more
-        splits["train"] = [str(path) for path in paths if _starts_with(path, source.split)]
+        splits["train"] = [str(path) for path in paths if _is_named(path, source.split)]
         for split in HELD_OUT:
             splits[split] = [name for name in splits[split] if name not in splits["train"]]
     if not splits["train"]:
@@ -119,29 +126,36 @@ def _locate_files(source: Source, paths: list[Path], names: dict[str, str]) -> S
     )
 
 
-def _split_of(path: Path, names: dict[str, str]) -> str:
-    """The split that a file's name begins with, as the Hub reads names; training otherwise."""
+def _is_hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _split_of(path: Path, names: Names) -> str | None:
+    """The split that a file or its folder is named after; training where there is none; None for one not wanted."""
     for split in HELD_OUT:
-        if _starts_with(path, names[split]):
+        if any(_is_named(path, name) for name in names[split]):
             return split
+        if not names[split] and any(_is_named(path, name) for name in ALIASES[split]):
+            return None
     return "train"
 
 
-def _starts_with(path: Path, name: str) -> bool:
+def _is_named(path: Path, name: str) -> bool:
+    """Whether a file is called `name`, `name-…`, `name_….`, or lies in a folder of that name."""
     rest = path.stem.removeprefix(name)
-    return path.stem.startswith(name) and not rest[:1].isalnum()
+    return path.parent.name == name or (path.stem.startswith(name) and not rest[:1].isalnum())
 
 
-def _locate_hub(source: Source, names: dict[str, str]) -> SourcePlan:
+def _locate_hub(source: Source, names: Names) -> SourcePlan:
     commit = hub.dataset_commit(source.source)
     config, available = hub.dataset_splits(source.source, source.config, commit)
-    wanted = {**names, "train": source.split or names["train"]}
-    if wanted["train"] not in available:
-        what = f"{source.source} has no split {wanted['train']}"
+    train = source.split or "train"
+    if train not in available:
+        what = f"{source.source} has no split {train}"
         raise ConfigError(Problem("data.split", what, f"it has {', '.join(available[:20])}"))
-    # The split that is trained on is held out no more.
-    held_out = {split: (name,) for split, name in names.items() if name in available and name != wanted["train"]}
-    splits = {**held_out, "train": (wanted["train"],)}
+    splits: Names = {"train": (train,)}
+    for split in HELD_OUT:  # the split that is trained on is not held out
+        splits[split] = tuple(name for name in names[split] if name in available and name != train)[:1]
     return SourcePlan(
         source=source.source,
         kind="hub",
@@ -149,7 +163,7 @@ def _locate_hub(source: Source, names: dict[str, str]) -> SourcePlan:
         columns=source.columns,
         config=config,
         revision=commit,
-        splits=splits,
+        splits={split: held for split, held in splits.items() if held},
         digest=files.digest([source.source, commit, config, splits]),
     )
 

@@ -1,4 +1,4 @@
-"""How a method trains: `TRAINERS[method](plan, journal, stop)` builds its trainer. A new one is a function and an entry.
+"""How a method trains: `TRAINERS[method](plan, journal, stop)` builds one. A new one is a function and an entry.
 
 What is overridden of TRL and transformers, and why, stands in docs/upstream.md.
 """

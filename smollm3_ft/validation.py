@@ -1,0 +1,66 @@
+"""Values → Config, or what is wrong with them: a line for each wrong key, with the nearest valid one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from smollm3_ft.config import Config, Section, union_members
+from smollm3_ft.errors import ConfigError, Problem
+
+
+def validate(values: Any) -> Config:
+    """Check every key and bound; a ConfigError names each wrong key with the nearest valid one."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(*_problems(error.errors(include_url=False))) from None
+
+
+def keys(section: type[Section] = Config, prefix: str = "") -> Iterator[str]:
+    """Every dotted key, sections included."""
+    for key, field in section.model_fields.items():
+        yield prefix + key
+        for kind in union_members(field.annotation):
+            inner = get_args(kind)[0] if get_origin(kind) is tuple else kind  # a list of sections
+            if isinstance(inner, type) and issubclass(inner, Section):
+                yield from keys(inner, f"{prefix}{key}.")
+
+
+def _problems(errors: Sequence[ErrorDetails]) -> list[Problem]:
+    found: dict[str, list[str]] = {}
+    known = set(keys())
+    for error in errors:
+        # pydantic puts the alternative of a union that did not fit between the keys, or behind them
+        path = [part for part in error["loc"] if isinstance(part, int) or (part.isidentifier() and part != "str")]
+        named = [str(part) for part in path if not isinstance(part, int)]
+        if error["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(".".join(named), known, n=1, cutoff=0.5)
+            found[_dotted(path)] = ["there is no such key" + (f"; did you mean {near[0]}?" if near else "")]
+            continue
+        while len(named) > 1 and ".".join(named) not in known:
+            named.pop()
+            path.pop()
+        found.setdefault(_dotted(path), []).append(_wording(error))
+    deepest = {key for key in found if not any(other.startswith(f"{key}.") for other in found)}
+    return [Problem(key, " or ".join(dict.fromkeys(found[key]))) for key in found if key in deepest]
+
+
+def _dotted(path: Sequence[int | str]) -> str:
+    return ".".join(map(str, path))
+
+
+def _wording(error: ErrorDetails) -> str:
+    given = error["input"]
+    if error["type"] == "string_pattern_mismatch" and error["loc"] == ("name",):
+        return f"may hold letters, digits, '.', '_' and '-', and start with no dot, not {given!r}"
+    text = error["msg"].removeprefix("Input ").removeprefix("String ")
+    if error["type"] == "literal_error" and isinstance(given, str):
+        options = [word.strip("'") for word in str(error.get("ctx", {}).get("expected", "")).split(" or ")]
+        near = difflib.get_close_matches(given, [o for part in options for o in part.split("', '")], n=1)
+        text += f" (nearest: {near[0]})" if near else ""
+    return f"{text}, not {given!r}" if not isinstance(given, dict) else text
