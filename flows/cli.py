@@ -76,8 +76,9 @@ def _finetune(
 def load(words: list[str]) -> Resolved:
     """The configuration that the words of a command mean."""
     file: dict[str, Any] = {}
-    if words and "=" not in words[0]:
-        first, words = words[0], words[1:]
+    first = next((word for word in words if "=" not in word), None)
+    if first is not None:
+        words = [word for word in words if word is not first]
         if Path(first).is_file() or first.endswith((".yaml", ".yml")):
             file = resolve.read_file(Path(first))
         else:

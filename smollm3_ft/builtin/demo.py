@@ -1,7 +1,7 @@
 """The shipped data set: capital, continent and currency of 48 countries, each asked in many phrasings.
 
-Every fact occurs in training; the phrasings of the validation and the test questions do not. The answer is the
-bare name, so that exact match on the whole answer is a fair score.
+Every fact occurs in training; the phrasings of the validation and the test questions do not. The answer is
+the bare name, so that exact match on the whole answer is a fair score.
 
 ``python -m smollm3_ft.builtin.demo`` writes the files again, byte for byte the same.
 """
@@ -9,14 +9,15 @@ bare name, so that exact match on the whole answer is a fair score.
 import hashlib
 import json
 from collections.abc import Iterable
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "demo"
 
 RELATIONS = ("capital", "continent", "currency")
 
-# Left out on purpose: countries with several capitals or currencies, on two continents, or on none that all agree on.
+# Left out on purpose: countries with several capitals or currencies, and those that lie on two continents or
+# on one that goes by several names.
 FACTS = tuple(
     tuple(line.split("|"))
     for line in """\
@@ -250,7 +251,7 @@ def held_out(phrasings: dict[str, tuple[str, ...]], rows: int) -> list[dict]:
     for column, relation in enumerate(RELATIONS):
         for fact in FACTS:
             asked = sorted((phrasing.format(fact[0]) for phrasing in phrasings[relation]), key=digest)
-            chosen += [(turn, digest(question), question, fact[1 + column]) for turn, question in enumerate(asked)]
+            chosen += [(turn, digest(q), q, fact[1 + column]) for turn, q in enumerate(asked)]
     return [messages_row([(question, answer)]) for _, _, question, answer in sorted(chosen)[:rows]]
 
 
@@ -273,16 +274,14 @@ def files() -> dict[str, list[dict]]:
     conversations = [messages_row([next(plain), next(plain)]) for _ in range(TWO_TURN_ROWS)]
     conversations += [messages_row([next(plain)], SYSTEM[row % len(SYSTEM)]) for row in range(SYSTEM_ROWS)]
     conversations += [messages_row([next(plain)]) for _ in range(ONE_TURN_ROWS)]
-    alpaca = [{"instruction": q, "input": "", "output": a} for q, a in (next(plain) for _ in range(ALPACA_ROWS))]
+    alpaca = [{"instruction": q, "input": "", "output": a} for q, a in islice(plain, ALPACA_ROWS)]
     for column, relation in enumerate(RELATIONS):
         for instruction, fact in product(TRAIN_INPUT[relation], FACTS):
             alpaca.append({"instruction": instruction, "input": fact[0], "output": fact[1 + column]})
     return {
         "train-messages.jsonl": sorted(conversations, key=shuffled),
         "train-alpaca.jsonl": sorted(alpaca, key=shuffled),
-        "train-prompt_completion.jsonl": [
-            {"prompt": q, "completion": a} for q, a in (next(plain) for _ in range(PROMPT_ROWS))
-        ],
+        "train-prompt_completion.jsonl": [{"prompt": q, "completion": a} for q, a in islice(plain, PROMPT_ROWS)],
         "validation.jsonl": held_out(VALIDATION, VALIDATION_ROWS),
         "test.jsonl": held_out(TEST, TEST_ROWS),
     }

@@ -21,7 +21,7 @@ SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|im_start|>", "<|im_end|>")
 THINK = ("<think>", "</think>")
 BOS, EOS = "<|begin_of_text|>", "<|im_end|>"
 
-# SmolLM3's own pattern: contractions, words with their leading space, up to three digits, punctuation, white space.
+# SmolLM3's own pattern: contractions, words with their leading space, up to three digits, punctuation, space.
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -155,7 +155,7 @@ def write_json(file: Path, value: dict) -> None:
 
 
 def build(folder: Path) -> None:
-    """Fills an existing empty folder with all that ``from_pretrained`` needs, byte for byte the same each time."""
+    """Fills an existing empty folder with all that ``from_pretrained`` needs, the same bytes each time."""
     made = tokenizer()
     bos, eos = made.token_to_id(BOS), made.token_to_id(EOS)
     (folder / "tokenizer.json").write_bytes(made.to_str(pretty=True).encode())
