@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import psutil
 import pytest
+from hub import hub
 
 from smollm3_ft import files
+from smollm3_ft.builtin import tiny
 
 ROOT = Path(__file__).parent.parent
 TASKS = {
@@ -314,3 +316,23 @@ def test_the_same_from_a_yaml_file(house: House, own_rows: Path, tmp_path: Path)
     code, output = house.run(str(path))
     assert code == 0, output
     assert report_of(house, "from-file")["train"]["steps"] == 20
+
+
+def test_a_model_and_a_dataset_from_the_hub(house: House, own_rows: Path, tmp_path: Path) -> None:
+    """Both are pinned to the commits that there were, fetched, trained on, and named in the card."""
+    (tmp_path / "model").mkdir()
+    tiny.build(tmp_path / "model")
+    with hub() as server:
+        commit = server.add("model", "tester/tiny", tmp_path / "model")
+        rows = server.add("dataset", "tester/rows", {"train.jsonl": own_rows.read_bytes()})
+        found = {name: value for name, value in house.environment.items() if name.startswith("PREFECT_")}
+        there = house._replace(environment={**server.environment(tmp_path / "home"), **found})
+        words = ("name=hub", "model.name=tester/tiny", "data.source=tester/rows", "train.max_steps=4")
+        code, output = there.run(*words)
+    assert code == 0, output
+    plan = files.read_json(house.runs_dir / "hub" / "run.json")["plan"]
+    assert plan["model"]["revision"] == commit
+    assert plan["sources"][0]["revision"] == rows
+    card = (house.runs_dir / "hub" / "model" / "README.md").read_text()
+    assert "base_model: tester/tiny" in card
+    assert "- tester/rows" in card

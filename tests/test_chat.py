@@ -1,0 +1,173 @@
+"""Messages become the text that transformers renders, and the tokens that it would train on."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+from conftest import Prepare, documents, facts
+
+from smollm3_ft import chat as chats
+from smollm3_ft import conversations
+from smollm3_ft.config import Data
+from smollm3_ft.errors import ConfigError
+from smollm3_ft.formats import BadRow
+from smollm3_ft.sources import SourcePlan
+
+ANSWERS = {
+    "one turn": [("user", "Hi"), ("assistant", "Hello.")],
+    "three turns": [
+        ("user", "One?"),
+        ("assistant", "1"),
+        ("user", "Two?"),
+        ("assistant", "2\n2"),
+        ("user", "Three?"),
+        ("assistant", "3"),
+    ],
+    "system": [("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello.")],
+    "white space": [("user", "  Hey\n\n"), ("assistant", "\n Hello you. ")],
+    "other scripts": [("user", "你好 – Grüße 👋🏽"), ("assistant", "こんにちは 🙂 e\u0301")],
+    "markup": [("user", "<b>{{ 1 }}</b> {% if %}"), ("assistant", "&amp; `code`\n```\nx = {}\n```")],
+    "thinking": [("user", "1 + 1?"), ("assistant", "<think>\none and one\n</think>\n2")],
+    "thinking with system": [("system", "Count."), ("user", "1 + 1?"), ("assistant", "<think>\nadd\n</think>\n2")],
+}
+
+
+def messages(name: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in ANSWERS[name]]
+
+
+@pytest.fixture(scope="module")
+def chat(tiny: Path) -> chats.Chat:
+    return chats.load(tiny)
+
+
+@pytest.fixture(scope="module")
+def reference(tiny: Path) -> Any:
+    """The tokenizer as transformers loads it."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny)
+
+
+@pytest.mark.parametrize("prompt", [False, True])
+@pytest.mark.parametrize("thinking", [False, True])
+@pytest.mark.parametrize("name", ANSWERS)
+def test_text_equals_transformers(chat: chats.Chat, reference: Any, name: str, thinking: bool, prompt: bool) -> None:
+    """The rendered text is that of apply_chat_template."""
+    expected = reference.apply_chat_template(
+        messages(name), tokenize=False, enable_thinking=thinking, add_generation_prompt=prompt
+    )
+    assert chats.render(chat, messages(name), thinking, prompt).text == expected
+
+
+def test_tokens_and_mask_equal_transformers(reference: Any, prepare: Prepare) -> None:
+    """Prepared rows have the tokens of apply_chat_template and train on those of its assistant mask."""
+    prepared = prepare(
+        [{"messages": messages(name)} for name in ANSWERS], validation="none", test="none", packing=False
+    )
+    for name, document in zip(ANSWERS, documents(prepared), strict=True):
+        expected = reference.apply_chat_template(
+            messages(name),
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+            enable_thinking=name.startswith("thinking"),
+        )
+        assert document.ids == expected["input_ids"], name
+        assert document.mask == expected["assistant_masks"], name
+
+
+def test_spans_are_what_the_assistant_says(chat: chats.Chat) -> None:
+    """Every answer has a span of the text, with the token that ends the turn."""
+    rendered = chats.render(chat, messages("three turns"))
+    said = [rendered.text[start:stop] for start, stop in rendered.spans]
+    assert said == ["1<|im_end|>", "2\n2<|im_end|>", "3<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "setting", "expected"),
+    [("2", "auto", False), ("<think>x</think>2", "auto", True), ("2", "on", True), ("<think>x</think>2", "off", False)],
+)
+def test_thinking_follows_the_answers(answer: str, setting: str, expected: bool) -> None:
+    """A row is rendered in thinking mode where its answer thinks, or as data.thinking says."""
+    assert conversations.thinks([{"role": "assistant", "content": answer}], setting) is expected
+
+
+def with_template(tiny: Path, folder: Path, template: str) -> Path:
+    """A copy of builtin:tiny with another chat template."""
+    shutil.copytree(tiny, folder)
+    (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+def read(template: str, tiny: Path, folder: Path) -> conversations.Conversation:
+    """A row of one turn under another template."""
+    chat = chats.load(with_template(tiny, folder / "model", template))
+    plan = SourcePlan(source="x", kind="files", format="auto", splits={}, digest="")
+    return conversations.read({"prompt": "Hi", "completion": "Hello"}, plan, Data(), chat)
+
+
+TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+
+
+def test_the_date_is_pinned(tiny: Path, tmp_path: Path) -> None:
+    """A template that prints today's date prints the same on every day."""
+    text = read("{{ strftime_now('%d %B %Y') }}\n" + TEMPLATE, tiny, tmp_path).rendered.text
+    assert text == "08 July 2025\nuser: Hi\nassistant: Hello\n"
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ raise_exception('one turn only') }}", "template"),
+        ("{{ nothing.here }}" + TEMPLATE, "template"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}" + TEMPLATE, "template"),
+        ("{{ messages[0].content }}", "lost_text"),
+    ],
+)
+def test_a_row_that_the_template_cannot_show(tiny: Path, tmp_path: Path, template: str, reason: str) -> None:
+    """A template that refuses a row, reaches for what it must not, or leaves text out makes the row a bad one."""
+    with pytest.raises(BadRow) as caught:
+        read(template, tiny, tmp_path)
+    assert caught.value.reason == reason
+
+
+def test_a_template_that_is_none(tiny: Path, tmp_path: Path) -> None:
+    """A template that cannot be parsed is the model's fault, not a row's."""
+    with pytest.raises((ConfigError, jinja2.TemplateSyntaxError)):
+        read("{% for %}", tiny, tmp_path)
+
+
+def test_a_template_in_the_tokenizer_settings(tiny: Path, tmp_path: Path) -> None:
+    """Older models keep the template in tokenizer_config.json, alone or by name."""
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    (folder / "chat_template.jinja").unlink()
+    (folder / "tokenizer_config.json").write_text(
+        '{"chat_template": [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "<{{ messages[0].content }}>"}]}'
+    )
+    assert chats.render(chats.load(folder), messages("one turn")).text == "<Hi>"
+
+
+@pytest.mark.parametrize(("name", "said"), [("chat_template.jinja", "no chat template"), ("tokenizer.json", "no tokenizer.json")])
+def test_a_model_that_cannot_chat(tiny: Path, tmp_path: Path, name: str, said: str) -> None:
+    """A model without a template or a fast tokenizer is refused by its key."""
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    (folder / name).unlink()
+    with pytest.raises(ConfigError, match=f"model.name: .* has {said}"):
+        chats.load(folder)
+
+
+def test_the_digest_is_of_tokenizer_and_template(tiny: Path, tmp_path: Path) -> None:
+    """Two copies of a model have one digest; another template gives another."""
+    same = chats.load(shutil.copytree(tiny, tmp_path / "same"))
+    assert same.digest == chats.load(tiny).digest
+    assert chats.load(with_template(tiny, tmp_path / "other", TEMPLATE)).digest != same.digest
+
+
+def test_a_template_without_marks_needs_all_tokens(tiny: Path, tmp_path: Path, prepare: Prepare) -> None:
+    """Without {% generation %} there is no telling who speaks: only data.loss_on=all works."""
+    model = with_template(tiny, tmp_path / "model", TEMPLATE)
+    with pytest.raises(ConfigError, match=r"data\.loss_on: the chat template does not mark"):
+        prepare(facts(9), model=model)
+    assert prepare(facts(9), model=model, loss_on="all", test=2, validation="none").rows["train"] == 7

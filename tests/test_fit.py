@@ -1,0 +1,197 @@
+"""Every auto value is settled by plain arithmetic, and what cannot fit is said before it is tried."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MakePlan, configure, facts
+
+from smollm3_ft import fit, identity
+from smollm3_ft.devices import Device
+from smollm3_ft.errors import ConfigError
+from smollm3_ft.fit import Settings, TrainingPlan, Work
+from smollm3_ft.models import ModelPlan
+
+CPU = Device("cpu", "2 CPU cores", 8 * 2**30, 2.4e10)
+H100 = Device("cuda", "H100", 80 * 2**30, 4e14)
+MILLION = ModelPlan(
+    name="tiny",
+    kind="folder",
+    revision=None,
+    folder="/tiny",
+    digest="d",
+    chat_digest="c",
+    parameters=1_000_000,
+    layers=4,
+    hidden=128,
+    vocabulary=1536,
+    context=2048,
+)
+SMOLLM3 = MILLION.model_copy(
+    update={"parameters": 3_075_098_624, "layers": 36, "hidden": 2048, "vocabulary": 128_256, "context": 65_536}
+)
+ALL_AUTO = {
+    f"train__{key}": "auto"
+    for key in ("effective_batch_size", "batch_size", "gradient_accumulation_steps", "learning_rate", "warmup_steps")
+}
+
+
+def settled(sequences: int = 1000, model: ModelPlan = MILLION, device: Device = CPU, **given: Any) -> Settings:
+    work = Work(sequences, sequences * 100, 128)
+    return fit.settle(configure(**{**ALL_AUTO, **given}), work, model, device)
+
+
+@pytest.mark.parametrize(("sequences", "batch"), [(1, 1), (199, 1), (200, 2), (1000, 8), (3199, 16), (3200, 32), (10**6, 32)])
+def test_the_usual_batch(sequences: int, batch: int) -> None:
+    """An auto batch is the largest power of two up to 32 that leaves a hundred steps an epoch."""
+    assert settled(sequences).effective_batch_size == batch
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"effective_batch_size": 12, "batch_size": 4}, (12, 4, 3)),
+        ({"batch_size": 4, "gradient_accumulation_steps": 3}, (12, 4, 3)),
+        ({"effective_batch_size": 12, "gradient_accumulation_steps": 3}, (12, 4, 3)),
+        ({"effective_batch_size": 12}, (12, 12, 1)),
+        ({"batch_size": 4}, (8, 4, 2)),
+    ],
+)
+def test_batch_sizes_follow_from_each_other(given: dict[str, int], expected: tuple[int, int, int]) -> None:
+    """Of effective batch, batch and accumulation, what is auto follows from what is given."""
+    settings = settled(**{f"train__{key}": value for key, value in given.items()})
+    assert (settings.effective_batch_size, settings.batch_size, settings.gradient_accumulation_steps) == expected
+
+
+def test_a_batch_that_does_not_divide() -> None:
+    """An effective batch that is no multiple of the batch is refused."""
+    with pytest.raises(ConfigError, match=r"train\.effective_batch_size: 12 is not a multiple of batch_size 5"):
+        settled(train__effective_batch_size=12, train__batch_size=5)
+
+
+def test_a_small_device_accumulates() -> None:
+    """Where a whole batch does not fit at once, it is taken in parts that do."""
+    needed = fit.memory(configure(**ALL_AUTO), 2, 128, MILLION, checkpointing=False)
+    small = Device("cpu", "small", int(needed / fit.ROOM) + 1, 1e10)
+    settings = settled(device=small, train__effective_batch_size=8, train__gradient_checkpointing=False)
+    assert (settings.batch_size, settings.gradient_accumulation_steps) == (2, 4)
+
+
+def test_a_model_that_does_not_fit() -> None:
+    """A model too large for the device is refused with what it needs, what there is, and what to do."""
+    with pytest.raises(ConfigError) as caught:
+        settled(model=SMOLLM3, device=CPU)
+    assert str(caught.value).startswith("train.batch_size: one sequence of 128 tokens needs 45.8 GiB, 2 CPU cores has 8.0 GiB")
+    assert "train.adapter=lora" in str(caught.value)
+
+
+def test_smollm3_fits_a_large_gpu() -> None:
+    """Full fine-tuning of SmolLM3-3B fits 80 GiB."""
+    assert settled(model=SMOLLM3, device=H100).batch_size >= 1
+
+
+@pytest.mark.parametrize(("adapter", "rate"), [("none", 2e-5), ("lora", 2e-4)])
+def test_learning_rate_follows_the_adapter(adapter: str, rate: float) -> None:
+    """An auto learning rate is ten times as large for an adapter."""
+    assert settled(train__adapter=adapter).learning_rate == rate
+
+
+@pytest.mark.parametrize(
+    ("given", "steps", "epochs"),
+    [({"epochs": 2}, 250, 2.0), ({"epochs": 0.5}, 63, 0.504), ({"max_steps": 25}, 25, 0.2), ({"max_steps": 500, "epochs": 1}, 500, 4.0)],
+)
+def test_steps(given: dict[str, float], steps: int, epochs: float) -> None:
+    """Steps follow from the epochs, unless they are given."""
+    settings = settled(**{f"train__{key}": value for key, value in given.items()})
+    assert (settings.steps, settings.epochs) == (steps, epochs)
+
+
+def test_fewer_sequences_than_a_batch() -> None:
+    """An epoch has at least a step."""
+    assert settled(3, train__effective_batch_size=8, train__epochs=4).steps == 4
+
+
+def test_intervals_follow_the_steps() -> None:
+    """Warm-up is 3 % of the steps, and there are about ten checkpoints and five validations."""
+    settings = settled(train__max_steps=200)
+    assert (settings.warmup_steps, settings.save_steps, settings.eval_steps) == (6, 20, 40)
+
+
+def test_slow_steps_are_saved_more_often() -> None:
+    """A crash costs at most ten minutes: with steps of a minute, every ten."""
+    slow = Device("cpu", "slow", 8 * 2**30, 6 * MILLION.parameters * 100 * 8 / 60)
+    assert settled(device=slow, train__max_steps=1000).save_steps == 10
+
+
+def test_given_values_stay() -> None:
+    """What was given is not settled otherwise."""
+    given = {"learning_rate": 1e-3, "warmup_steps": 7, "save_steps": 9, "eval_steps": 11, "gradient_checkpointing": True}
+    settings = settled(**{f"train__{key}": value for key, value in given.items()})
+    assert {key: getattr(settings, key) for key in given} == given
+
+
+def test_memory_is_weights_gradients_moments_and_activations() -> None:
+    """SmolLM3-3B with float32 masters needs 45.8 GiB besides activations; an adapter needs a fraction."""
+    full = fit.memory(configure(model__dtype="bfloat16"), 1, 1, SMOLLM3, checkpointing=True)
+    assert full / 2**30 == pytest.approx(45.8, abs=0.1)
+    assert fit.memory(configure(model__dtype="bfloat16", train__adapter="lora"), 1, 1, SMOLLM3, checkpointing=True) < full / 5
+
+
+def test_predictions_grow_with_the_epochs() -> None:
+    """Twice the epochs take twice the tokens and the time, and the same memory."""
+    work = Work(1000, 100_000, 128)
+    once, twice = (
+        fit.predict(config, fit.settle(config, work, MILLION, CPU), work, MILLION, CPU)
+        for config in (configure(train__epochs=1), configure(train__epochs=2))
+    )
+    assert (twice.tokens, twice.seconds) == (2 * once.tokens, pytest.approx(2 * once.seconds))
+    assert twice.memory_bytes == once.memory_bytes
+
+
+def test_more_checkpoints_take_more_disk() -> None:
+    """train.save_total_limit is paid for in disk."""
+    work, needed = Work(1000, 100_000, 128), []
+    for limit in (1, 5):
+        config = configure(train__save_total_limit=limit)
+        needed.append(fit.predict(config, fit.settle(config, work, MILLION, CPU), work, MILLION, CPU))
+    assert needed[1].disk_bytes - needed[0].disk_bytes == 4 * needed[0].checkpoint_bytes
+
+
+@pytest.fixture(scope="module")
+def plan(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) -> TrainingPlan:
+    return make_plan(tmp_path_factory.mktemp("fit") / "runs", "a", facts(10))
+
+
+def test_a_plan_survives_its_file(plan: TrainingPlan) -> None:
+    """plan.json holds the whole plan."""
+    again = fit.read(Path(plan.folder) / "plan.json")
+    assert again == plan
+    assert fit.mark(again) == fit.mark(plan)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "No such file"), ("{cut", "no plan of this version"), ('{"schema_version": 9}', "no plan of this")]
+)
+def test_a_plan_that_is_none(tmp_path: Path, content: str | None, said: str) -> None:
+    """A plan that cannot be read is named, and how to get another."""
+    path = tmp_path / "plan.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=rf"plan\.json: .*{said}.*start the run anew"):
+        fit.read(path)
+
+
+@pytest.mark.parametrize("name", ["code", "lock"])
+def test_a_plan_of_other_code_is_refused(plan: TrainingPlan, name: str) -> None:
+    """A plan made by other code or with other packages is not carried out."""
+    with pytest.raises(ConfigError, match=f"{name} here is .*--accept-changes"):
+        fit.check_made_here(plan.model_copy(update={name: "0" * 32}), [])
+
+
+@pytest.mark.parametrize("name", ["code", "lock"])
+def test_a_change_that_was_agreed_to_is_let_pass(plan: TrainingPlan, name: str) -> None:
+    """Code and packages that were accepted since carry the plan out, and only those."""
+    other = plan.model_copy(update={name: "0" * 32})
+    fit.check_made_here(other, [{"code": identity.code(), "lock": identity.lock()}])
+    with pytest.raises(ConfigError):
+        fit.check_made_here(other, [{"code": "1" * 32, "lock": "1" * 32}])

@@ -1,0 +1,85 @@
+"""Recipes for models and datasets on the Hub: they load and plan, here against a loopback stand-in."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hub import Hub, hub
+
+from smollm3_ft.builtin import tiny
+
+ROOT = Path(__file__).parent.parent
+CARD = """---
+configs:
+- config_name: SFT
+  data_files: sft/train.jsonl
+- config_name: Preference
+  data_files: preference/train.jsonl
+---
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """A Hub with a small model and a dataset under the names that the recipes use."""
+    folder = tmp_path_factory.mktemp("model")
+    tiny.build(folder)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "max_position_embeddings": 65536}))
+    rows = [
+        {"messages": [{"role": "user", "content": f"Say {n}"}, {"role": "assistant", "content": f"{n}"}]}
+        for n in range(50)
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    with hub() as running:
+        running.add("model", "HuggingFaceTB/SmolLM3-3B", folder)
+        running.add("model", "other/gated", folder, gated=True)
+        data = {"README.md": CARD.encode(), "sft/train.jsonl": lines, "preference/train.jsonl": lines}
+        running.add("dataset", "HuggingFaceTB/smoltalk2", data)
+        yield running
+
+
+def plan(server: Hub, home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`--plan` with the stand-in as the Hub."""
+    command = [sys.executable, "-m", "flows.finetune", "--plan", f"runs_dir={home / 'runs'}", *words]
+    environment = {**server.environment(home), "COLUMNS": "200"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("recipe", ["sft_full", "sft_lora"])
+def test_a_hub_recipe_plans_with_pinned_revisions(server: Hub, tmp_path: Path, recipe: str) -> None:
+    """The plan names the commits of model and dataset, and no weights were fetched for it."""
+    server.requests.clear()
+    done = plan(server, tmp_path, recipe)
+    assert done.returncode == 0, done.stderr
+    assert "HuggingFaceTB/SmolLM3-3B at " in done.stdout
+    assert "HuggingFaceTB/smoltalk2 / SFT at " in done.stdout
+    assert not [request for request in server.requests if "model.safetensors" in request]
+
+
+def test_a_missing_configuration_is_answered_with_the_list(server: Hub, tmp_path: Path) -> None:
+    """A dataset with several configurations needs one named."""
+    done = plan(server, tmp_path, "sft_full", "data.config=none")
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
+        "data.config: HuggingFaceTB/smoltalk2 has several configurations; choose one of SFT, Preference"
+    )
+
+
+def test_an_unknown_model_is_named(server: Hub, tmp_path: Path) -> None:
+    """One line, and what to check."""
+    done = plan(server, tmp_path, "model.name=tester/nothing")
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
+        "model.name: the Hub has no tester/nothing; check the spelling; a private one needs HF_TOKEN"
+    )
+
+
+def test_an_unknown_split_is_answered_with_the_list(server: Hub, tmp_path: Path) -> None:
+    """The splits that there are."""
+    done = plan(server, tmp_path, "sft_full", "data.split=tain")
+    assert done.returncode == 2
+    assert "data.split: HuggingFaceTB/smoltalk2 has no split tain; it has train" in done.stderr
