@@ -51,7 +51,7 @@ def is_undamaged(checkpoint: Path) -> bool:
             (checkpoint / name).stat().st_size == entry["size"] and files.sha256(checkpoint / name) == entry["sha256"]
             for name, entry in listed.items()
         )
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 

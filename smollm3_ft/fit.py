@@ -57,6 +57,7 @@ class Predicted(BaseModel):
     memory_bytes: int
     seconds: float
     checkpoint_bytes: int
+    model_bytes: int
     disk_bytes: int
 
 
@@ -123,6 +124,7 @@ def predict(config: Config, settings: Settings, work: Work, model: ModelPlan, de
         memory_bytes=memory(config, settings.batch_size, work.longest, model, settings.gradient_checkpointing),
         seconds=_seconds(config, work, model, device) * settings.epochs,
         checkpoint_bytes=checkpoint,
+        model_bytes=final,
         disk_bytes=checkpoint * kept + final,
     )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import contextvars
-import errno
 import json
 import os
 import signal
@@ -116,19 +115,6 @@ def end_with_parent() -> None:
 def _parent() -> int:
     """The process that started this one: it may be gone before this one asks."""
     return int(os.environ.get(PARENT, os.getppid()))
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or what it came from, is a disk without room; libraries word it in many ways."""
-    while True:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "No space left" in str(error) or "os error 28" in str(error):
-            return True
-        cause = error.__cause__ or error.__context__
-        if cause is None:
-            return False
-        error = cause
 
 
 def _environment() -> dict[str, str]:

@@ -28,7 +28,7 @@ def read(path: Path, fingerprint: str, content: Path) -> dict[str, Any] | None:
         if not all(_is_as_recorded(content / name, entry) for name, entry in record["files"].items()):
             return None
         return dict(record["values"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # a damaged record is no record: the step is done again
 
 

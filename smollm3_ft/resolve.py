@@ -58,13 +58,9 @@ def resolve(
     recipe = explicit.get("recipe") or file.get("recipe") or "demo"
     environment_layer = _nested({key: value for key, (_, value) in known.items()})
     layers = [defaults(Config), _recipe(str(recipe)), environment_layer, file, explicit]
-    try:
-        merged = OmegaConf.merge(*(_without_nulls(layer) for layer in layers))
-        values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        place = getattr(error, "full_key", None) or "configuration"
-        remedy = r"write \${ for a literal ${"
-        raise ConfigError(Problem(str(place), str(error).splitlines()[0], remedy)) from None
+    values: dict[str, Any] = {}
+    for layer in layers:
+        values = _merged(values, _without_nulls(layer))
     config = validate(values)
     problems = [*_contradictions(config), *unbuilt(config, environment)]
     if problems:
@@ -93,7 +89,7 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(Problem(str(path), NO_MAPPING, "write lines like `seed: 1`"))
     dotted = {str(key): value for key, value in values.items() if "." in str(key)}
     plain = {str(key): value for key, value in values.items() if "." not in str(key)}
-    return dict(OmegaConf.to_container(OmegaConf.merge(plain, _nested(dotted)), resolve=False))
+    return _merged(plain, _nested(dotted))
 
 
 def parse_words(words: Sequence[str]) -> dict[str, Any]:
@@ -166,6 +162,18 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[str, An
         except yaml.YAMLError:
             raise ConfigError(Problem(name, f"{text!r} in the environment cannot be read as a value")) from None
     return found
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `below`, key by key. Not OmegaConf's merge: it would look `${oc.env:…}` up, and put secrets in."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            merged[key] = _merged(old, value)
+        else:
+            merged[key] = value
+    return merged
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import uuid
 from pathlib import Path
 from typing import Any
@@ -167,7 +166,7 @@ def status(folder: Path) -> str:
     """completed, blocked, failed, or interrupted (also one that was killed)."""
     try:
         return str(files.read_json(folder / "report.json")["status"])
-    except (OSError, json.JSONDecodeError, KeyError):
+    except (OSError, ValueError, KeyError):
         return "interrupted"
 
 
@@ -184,11 +183,18 @@ def set_aside(runs_dir: Path, name: str) -> Path | None:
 
 
 def listed(runs_dir: Path) -> list[Run]:
-    """Every run below `runs_dir`, the newest first."""
+    """Every run below `runs_dir`, the newest first. A folder whose record cannot be read is passed over."""
     if not runs_dir.is_dir():
         return []
-    found = [read(path) for path in runs_dir.iterdir() if not path.name.startswith(".") and (path / RECORD).is_file()]
-    return sorted(found, key=lambda run: run.created, reverse=True)
+    folders = [path for path in runs_dir.iterdir() if not path.name.startswith(".") and (path / RECORD).is_file()]
+    return sorted(filter(None, map(_readable, folders)), key=lambda run: run.created, reverse=True)
+
+
+def _readable(folder: Path) -> Run | None:
+    try:
+        return read(folder)
+    except ConfigError:
+        return None  # damaged, or of another version: it is named when it is asked for by its name
 
 
 def to_go_on_with(config: Config) -> str | None:

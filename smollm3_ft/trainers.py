@@ -19,11 +19,11 @@ import torch
 import transformers
 import trl
 
-from smollm3_ft import batches, checkpoints, files, scoring
+from smollm3_ft import batches, checkpoints, disk, files, scoring
 from smollm3_ft.errors import TrainingError
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.journal import Journal
-from smollm3_ft.processes import StopRequest, is_disk_full
+from smollm3_ft.processes import StopRequest
 
 PROGRESS = "progress.json"
 
@@ -141,18 +141,14 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         step = self.state.global_step
         staged = staging / f"checkpoint-{step}"
         try:
-            transformers.Trainer._save_checkpoint(self, model, trial)
-            (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
-            files.write_json(staged / PROGRESS, self.progress.saved())
-            self.journal.sync()
-            checkpoints.publish(staged, self.folder)
-        except (OSError, RuntimeError) as error:
+            with disk.named_when_full(self.folder, self.plan.predicted.checkpoint_bytes):
+                transformers.Trainer._save_checkpoint(self, model, trial)
+                (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
+                files.write_json(staged / PROGRESS, self.progress.saved())
+                self.journal.sync()
+                checkpoints.publish(staged, self.folder)
+        finally:
             shutil.rmtree(staging, ignore_errors=True)
-            if is_disk_full(error):
-                what = f"the disk is full: checkpoint {step} could not be written to {self.folder}"
-                raise TrainingError(what, "make room, then run the same command to go on") from error
-            raise
-        shutil.rmtree(staging, ignore_errors=True)
         checkpoints.rotate(self.folder, self.plan.config.train.save_total_limit)
         self.journal.write("event", {"what": "checkpoint"}, step)
 

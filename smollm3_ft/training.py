@@ -6,7 +6,6 @@ It never talks to the network, and saves and ends when it is told to or when its
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 import transformers
 
-from smollm3_ft import checkpoints, files, fit, processes, records, runs, trainers
+from smollm3_ft import checkpoints, disk, files, fit, processes, records, runs, trainers
 from smollm3_ft import journal as journals
 from smollm3_ft.errors import ConfigError, Problem, TrainingError
 from smollm3_ft.fit import TrainingPlan
@@ -46,14 +45,16 @@ def main() -> None:
     if checkpoint:
         trainer.progress = Progress(files.read_json(checkpoint / trainers.PROGRESS))
     journal.write("event", {"what": "resumed" if checkpoint else "started"}, step)
-    _train(trainer, plan, checkpoint)
+    with disk.named_when_full(folder, plan.predicted.checkpoint_bytes):
+        _train(trainer, plan, checkpoint)
     if stop and trainer.state.global_step < plan.settings.steps:
         journal.write("event", {"what": "interrupted"}, trainer.state.global_step)
         journal.sync()
         sys.exit(processes.INTERRUPTED)
     trainer.check_weights()
-    _save_model(trainer, plan, folder / "model")
-    records.write(folder / fit.TRAINED, fit.mark(plan), _result(plan, trainer, step), folder / "model")
+    with disk.named_when_full(folder, plan.predicted.model_bytes):
+        _save_model(trainer, plan, folder / "model")
+        records.write(folder / fit.TRAINED, fit.mark(plan), _result(plan, trainer, step), folder / "model")
     journal.write("event", {"what": "finished"}, trainer.state.global_step)
     journal.sync()
 
@@ -71,22 +72,13 @@ def _save_model(trainer: SftTrainer, plan: TrainingPlan, final: Path) -> None:
     """Adapters merged, weights in the computing type, tokenizer and template of the base; all of it or nothing."""
     partial = final.with_name(".partial-model")
     shutil.rmtree(partial, ignore_errors=True)
-    try:
-        model: Any = trainer.accelerator.unwrap_model(trainer.model)
-        if plan.config.train.adapter == "lora":
-            model = model.merge_and_unload()
-        model.config.use_cache = True
-        model.to(getattr(torch, plan.config.model.dtype)).save_pretrained(partial)
-        transformers.AutoTokenizer.from_pretrained(plan.weights).save_pretrained(partial)
-        files.move_folder(partial, final)
-    except (OSError, RuntimeError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if processes.is_disk_full(error):
-            remedy = "make room, then run the same command to go on"
-            raise TrainingError(f"the disk is full: the model could not be written to {final}", remedy) from error
-        raise
-    del model
-    gc.collect()
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if plan.config.train.adapter == "lora":
+        model = model.merge_and_unload()
+    model.config.use_cache = True
+    model.to(getattr(torch, plan.config.model.dtype)).save_pretrained(partial)
+    transformers.AutoTokenizer.from_pretrained(plan.weights).save_pretrained(partial)
+    files.move_folder(partial, final)
 
 
 def _result(plan: TrainingPlan, trainer: SftTrainer, resumed_from: int) -> dict[str, Any]:

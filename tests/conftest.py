@@ -32,7 +32,7 @@ class Document(NamedTuple):
 
 def facts(count: int) -> list[dict[str, str]]:
     """Different rows of different lengths."""
-    words = "alpha beta gamma delta epsilon zeta eta theta".split()
+    words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"]
     return [
         {"prompt": f"What is number {n}? {' '.join(words[: n % 8])}", "completion": f"It is {words[n % 7]} {n}."}
         for n in range(count)

@@ -1,5 +1,6 @@
 """Messages become the text that transformers renders, and the tokens that it would train on."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -143,13 +144,14 @@ def test_a_template_in_the_tokenizer_settings(tiny: Path, tmp_path: Path) -> Non
     """Older models keep the template in tokenizer_config.json, alone or by name."""
     folder = shutil.copytree(tiny, tmp_path / "model")
     (folder / "chat_template.jinja").unlink()
-    (folder / "tokenizer_config.json").write_text(
-        '{"chat_template": [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "<{{ messages[0].content }}>"}]}'
-    )
+    templates = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "<{{ messages[0].content }}>"}]
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": templates}))
     assert chats.render(chats.load(folder), messages("one turn")).text == "<Hi>"
 
 
-@pytest.mark.parametrize(("name", "said"), [("chat_template.jinja", "no chat template"), ("tokenizer.json", "no tokenizer.json")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("chat_template.jinja", "no chat template"), ("tokenizer.json", "no tokenizer.json")]
+)
 def test_a_model_that_cannot_chat(tiny: Path, tmp_path: Path, name: str, said: str) -> None:
     """A model without a template or a fast tokenizer is refused by its key."""
     folder = shutil.copytree(tiny, tmp_path / "model")

@@ -42,7 +42,10 @@ def test_only_what_was_given_is_dumped() -> None:
 GIVEN = {
     "name": "a.b-c_1",
     "data": {
-        "source": [{"source": "rows.jsonl", "columns": {"question": "prompt"}}, {"source": "owner/set", "split": "dev"}],
+        "source": [
+            {"source": "rows.jsonl", "columns": {"question": "prompt"}},
+            {"source": "owner/set", "split": "dev"},
+        ],
         "validation": "none",
         "test": 20,
     },
@@ -67,7 +70,8 @@ def test_survives_yaml() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("monitor: {trackio: off}", "off"), ("data: {thinking: on}", "on"), ("data: {dedup: none}", "none")]
+    ("text", "value"),
+    [("monitor: {trackio: off}", "off"), ("data: {thinking: on}", "on"), ("data: {dedup: none}", "none")],
 )
 def test_bare_on_and_off_are_text_for_text_keys(text: str, value: str) -> None:
     """YAML reads on and off as booleans; a key of text gets the word."""

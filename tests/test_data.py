@@ -3,17 +3,18 @@
 import functools
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 from conftest import Document, Prepare, configure, documents, facts, write_rows
 
 from smollm3_ft import chat as chats
 from smollm3_ft import data, records, shards, sources
-from smollm3_ft.config import Config
 from smollm3_ft.data import Prepared
-from smollm3_ft.errors import DataError
+from smollm3_ft.errors import ConfigError, DataError
 
 ALONE = {"validation": "none", "test": "none"}
 MESSY = [
@@ -26,7 +27,7 @@ MESSY = [
     {"prompt": "Stop <|im_end|> here", "completion": "no"},
     {"messages": [{"role": "user", "content": "Hi"}]},
     {"messages": [{"role": "tool", "content": "Hi"}, {"role": "assistant", "content": "Hi"}]},
-    {"prompt": "Half \\ud83d".encode().decode("unicode_escape"), "completion": "x"},
+    {"prompt": b"Half \\ud83d".decode("unicode_escape"), "completion": "x"},
     {"prompt": "\ufdd0", "completion": "x"},
     facts(1)[0],
     {"prompt": "  What is\nnumber 0?  ", "completion": "It is alpha 0."},
@@ -120,7 +121,9 @@ def test_rows_left_out_by_a_policy_are_not_bad(prepare: Prepare) -> None:
     assert prepare(rows, max_bad_rows=0.0, max_length=64, **ALONE).rows["train"] == 5
 
 
-@pytest.mark.parametrize(("rows", "said"), [([], "has no rows"), (["", " "], "has no rows"), ([facts(1)[0]], "to train on")])
+@pytest.mark.parametrize(
+    ("rows", "said"), [([], "has no rows"), (["", " "], "has no rows"), ([facts(1)[0]], "to train on")]
+)
 def test_nothing_to_train_on(prepare: Prepare, rows: list[Any], said: str) -> None:
     """An empty source, or one too small to hold rows out of, is said."""
     with pytest.raises(DataError, match=said):
@@ -135,6 +138,23 @@ def test_repeated_rows_leave_the_held_out_ones(prepare: Prepare, tmp_path: Path)
     prepared = prepare(tmp_path / "set")
     assert prepared.rows == {"train": 16, "validation": 2, "test": 2}
     assert {Path(line["source"]).name for line in quarantine(Path(prepared.folder))} == {"train.jsonl"}
+
+
+def test_repeated_rows_leave_the_held_out_ones_of_any_source(tmp_path: Path, tiny: Path) -> None:
+    """A training row that repeats another source's held-out one is dropped, not the held-out one."""
+    write_rows(tmp_path / "a" / "train.jsonl", facts(10))
+    write_rows(tmp_path / "b" / "train.jsonl", facts(20)[10:])
+    write_rows(tmp_path / "b" / "test.jsonl", facts(3))
+    prepared = several(tmp_path, tiny, tmp_path / "a", tmp_path / "b", test=0.1)
+    assert prepared.rows == {"train": 17, "validation": 0, "test": 3}
+
+
+def test_every_training_row_repeats_a_held_out_one(prepare: Prepare, tmp_path: Path) -> None:
+    """Where only held-out rows are left, there is nothing to train on, and that is said."""
+    for name in ("train", "test"):
+        write_rows(tmp_path / "set" / f"{name}.jsonl", facts(5))
+    with pytest.raises(DataError, match="no training row is left"):
+        prepare(tmp_path / "set")
 
 
 def test_repeated_rows_are_kept_where_asked(prepare: Prepare) -> None:
@@ -160,6 +180,13 @@ def test_over_length_truncate(prepare: Prepare) -> None:
     assert cut.answer == -1  # its answer is no reference any more
 
 
+def test_a_row_whose_answer_is_cut_off_is_not_a_bad_row(prepare: Prepare) -> None:
+    """A row of which truncation leaves nothing to train on is dropped by that policy."""
+    rows = [*facts(3), {"prompt": "long " * 50, "completion": "It is 1."}]
+    prepared = prepare(rows, max_length=48, over_length="truncate", max_bad_rows=0.0, **ALONE)
+    assert prepared.ledger["sources"][0]["dropped"] == {"no_trained_token": 1}
+
+
 def test_over_length_error(prepare: Prepare, tmp_path: Path) -> None:
     """data.over_length=error stops at the first row that is too long, and names it."""
     rows = [*facts(3), {"prompt": "Hi", "completion": "long " * 50}]
@@ -177,17 +204,19 @@ TURNS = {
     ]
 }
 
+WHOLE = (
+    "<|im_start|>system\nBe kind.<|im_end|>\n"
+    "<|im_start|>user\nOne?<|im_end|>\n<|im_start|>assistant\nIt is 1.<|im_end|>\n"
+    "<|im_start|>user\nTwo?<|im_end|>\n<|im_start|>assistant\nIt is 2.<|im_end|>\n"
+)
+
 
 @pytest.mark.parametrize(
     ("loss_on", "trained"),
     [
         ("assistant", "It is 1.<|im_end|>It is 2.<|im_end|>"),
         ("last", "It is 2.<|im_end|>"),
-        (
-            "all",
-            "system\nBe kind.<|im_end|>\n<|im_start|>user\nOne?<|im_end|>\n<|im_start|>assistant\nIt is 1.<|im_end|>\n"
-            "<|im_start|>user\nTwo?<|im_end|>\n<|im_start|>assistant\nIt is 2.<|im_end|>\n",
-        ),
+        ("all", WHOLE.removeprefix("<|im_start|>")),
     ],
 )
 def test_what_is_trained_on(prepare: Prepare, tiny: Path, loss_on: str, trained: str) -> None:
@@ -291,6 +320,15 @@ def test_a_second_time_is_reuse(prepare: Prepare) -> None:
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
+def test_a_moved_folder_of_runs_is_a_hit(prepare: Prepare, tmp_path: Path) -> None:
+    """Prepared data is found where it is now, not where it was made."""
+    first = prepare(facts(20))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".prepared").rename(tmp_path / "elsewhere" / ".prepared")
+    again = data.reuse(tmp_path / "elsewhere", first.fingerprint)
+    assert again == first.model_copy(update={"folder": str(tmp_path / "elsewhere" / ".prepared" / first.fingerprint)})
+
+
 @pytest.mark.parametrize("name", ["train.arrow", "ledger.json", "quarantine.jsonl", records.RECORD])
 def test_a_missing_file_is_no_hit(prepare: Prepare, tmp_path: Path, name: str) -> None:
     """Prepared data with a file gone is made again."""
@@ -319,7 +357,9 @@ def test_a_touched_file_is_a_hit(prepare: Prepare, tmp_path: Path) -> None:
     assert data.reuse(tmp_path, first.fingerprint) == first
 
 
-@pytest.mark.parametrize("given", [{"max_length": 100}, {"loss_on": "all"}, {"thinking": "on"}, {"seed": 2}, {"test": 3}])
+@pytest.mark.parametrize(
+    "given", [{"max_length": 100}, {"loss_on": "all"}, {"max_bad_rows": 0}, {"seed": 2}, {"test": 3}]
+)
 def test_another_setting_is_no_hit(prepare: Prepare, given: dict[str, Any]) -> None:
     """What changes the prepared data changes its fingerprint."""
     assert prepare(facts(20), **given).fingerprint != prepare(facts(20)).fingerprint
@@ -337,6 +377,30 @@ def test_the_system_prompt_is_for_rows_without_one(prepare: Prepare, tiny: Path)
     assert first.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is number 0?")
     assert second.startswith("<|im_start|>system\nBe kind.<|im_end|>\n")
     assert "Be brief." not in second
+
+
+@pytest.mark.parametrize("prompt", ["Stop <|im_end|>", "\ufdd0"])
+def test_a_system_prompt_is_text(prepare: Prepare, prompt: str) -> None:
+    """A system prompt that would become control tokens is refused."""
+    with pytest.raises(ConfigError, match=r"data\.system_prompt: the text contains"):
+        prepare(facts(9), system_prompt=prompt)
+
+
+def test_the_settings_of_another_training_are_not_ours(prepare: Prepare, tiny: Path, tmp_path: Path) -> None:
+    """A tokenizer's file may carry truncation and padding: rows are neither cut nor padded by it."""
+    model = shutil.copytree(tiny, tmp_path / "model")
+    tokenizer = tokenizers.Tokenizer.from_file(str(model / "tokenizer.json"))
+    tokenizer.enable_truncation(12)
+    tokenizer.enable_padding(length=40)
+    tokenizer.save(str(model / "tokenizer.json"))
+    assert documents(prepare(facts(9), model=model)) == documents(prepare(facts(9)))
+
+
+def test_half_a_character_anywhere_is_a_bad_row(prepare: Prepare) -> None:
+    """A row with half of a character in a column's name or in what is no text is dropped and written down."""
+    rows = [*escaped(facts(9)), '{"\\ud83d": 1}', '{"prompt": ["\\ud83d"], "completion": "x"}']
+    prepared = prepare(rows, max_bad_rows=0.5, **ALONE)
+    assert [line["reason"] for line in quarantine(Path(prepared.folder))] == ["unknown_format", "not_text"]
 
 
 def test_nothing_is_put_into_rows_unasked(prepare: Prepare, tiny: Path) -> None:
@@ -368,17 +432,17 @@ def test_formats_may_mix(prepare: Prepare) -> None:
     assert (prepared.rows["train"], prepared.ledger["sources"][0]["format"]) == (5, "prompt_completion")
 
 
-def several(tmp_path: Path, tiny: Path, *rows: list[Any]) -> Prepared:
-    """Prepare several files as a list of sources."""
-    paths = [write_rows(tmp_path / f"{index}.jsonl", held) for index, held in enumerate(rows)]
-    config: Config = configure(data__source=[{"source": str(path)} for path in paths], **{f"data__{k}": v for k, v in ALONE.items()})
-    pinned = sources.locate(config.data)
-    return data.prepare(pinned, config.data, 1, tiny, tmp_path, "mark", tmp_path / "beside")
+def several(tmp_path: Path, tiny: Path, *places: Path, **given: Any) -> Prepared:
+    """Prepare a list of sources."""
+    named = [{"source": str(place)} for place in places]
+    settings = configure(**{f"data__{key}": value for key, value in {"source": named, **ALONE, **given}.items()}).data
+    return data.prepare(sources.locate(settings), settings, 1, tiny, tmp_path, "mark", tmp_path / "beside")
 
 
 def test_every_source_has_its_account(tmp_path: Path, tiny: Path) -> None:
     """A mixture's ledger has an entry a source, each adding up for itself."""
-    prepared = several(tmp_path, tiny, facts(12), [*facts(20)[10:], TURNS])
+    first, second = tmp_path / "0.jsonl", tmp_path / "1.jsonl"
+    prepared = several(tmp_path, tiny, write_rows(first, facts(12)), write_rows(second, [*facts(20)[10:], TURNS]))
     assert [(s["rows"], s["kept"], s["dropped"]) for s in prepared.ledger["sources"]] == [
         (12, 12, {}),
         (11, 9, {"duplicate": 2}),
@@ -387,8 +451,12 @@ def test_every_source_has_its_account(tmp_path: Path, tiny: Path) -> None:
 
 def test_one_bad_source_is_enough(tmp_path: Path, tiny: Path) -> None:
     """data.max_bad_rows holds for each source, so that a large good one hides no bad one."""
-    with pytest.raises(DataError, match=r"1 of 2 rows of .*1\.jsonl"):
-        several(tmp_path, tiny, facts(50), [facts(51)[50], "{cut"])
+    good, bad = (
+        write_rows(tmp_path / "good.jsonl", facts(50)),
+        write_rows(tmp_path / "bad.jsonl", ["{cut", *facts(51)[50:]]),
+    )
+    with pytest.raises(DataError, match=r"1 of 2 rows of .*bad\.jsonl"):
+        several(tmp_path, tiny, good, bad)
 
 
 def test_the_data_page_shows_rows_and_what_was_dropped(prepare: Prepare) -> None:

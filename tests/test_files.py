@@ -67,7 +67,10 @@ def test_a_folder_is_moved_into_its_place(tmp_path: Path) -> None:
 def test_digests_are_of_the_data() -> None:
     """The order of keys does not matter, everything else does."""
     assert files.digest({"a": 1, "b": [1, 2]}) == files.digest(json.loads('{"b": [1, 2], "a": 1}'))
-    assert len({files.digest(value) for value in ({"a": 1}, {"a": "1"}, {"a": [1]}, {"a": 1, "b": None}, [1, 2], [2, 1])}) == 6
+    assert (
+        len({files.digest(value) for value in ({"a": 1}, {"a": "1"}, {"a": [1]}, {"a": 1, "b": None}, [1, 2], [2, 1])})
+        == 6
+    )
 
 
 def test_digest_of_files(tmp_path: Path) -> None:
@@ -81,7 +84,9 @@ def test_digest_of_files(tmp_path: Path) -> None:
     assert files.digest_of([first, second]) != before
 
 
-@pytest.mark.parametrize(("size", "said"), [(2**20, "1.0 MiB"), (3 * 2**29, "1.5 GiB"), (2**30, "1.0 GiB"), (0, "0.0 MiB")])
+@pytest.mark.parametrize(
+    ("size", "said"), [(2**20, "1.0 MiB"), (3 * 2**29, "1.5 GiB"), (2**30, "1.0 GiB"), (0, "0.0 MiB")]
+)
 def test_bytes_as_people_read_them(size: int, said: str) -> None:
     """Sizes are said in MiB or GiB."""
     assert files.gib(size) == said

@@ -41,7 +41,9 @@ def settled(sequences: int = 1000, model: ModelPlan = MILLION, device: Device = 
     return fit.settle(configure(**{**ALL_AUTO, **given}), work, model, device)
 
 
-@pytest.mark.parametrize(("sequences", "batch"), [(1, 1), (199, 1), (200, 2), (1000, 8), (3199, 16), (3200, 32), (10**6, 32)])
+@pytest.mark.parametrize(
+    ("sequences", "batch"), [(1, 1), (199, 1), (200, 2), (1000, 8), (3199, 16), (3200, 32), (10**6, 32)]
+)
 def test_the_usual_batch(sequences: int, batch: int) -> None:
     """An auto batch is the largest power of two up to 32 that leaves a hundred steps an epoch."""
     assert settled(sequences).effective_batch_size == batch
@@ -55,6 +57,10 @@ def test_the_usual_batch(sequences: int, batch: int) -> None:
         ({"effective_batch_size": 12, "gradient_accumulation_steps": 3}, (12, 4, 3)),
         ({"effective_batch_size": 12}, (12, 12, 1)),
         ({"batch_size": 4}, (8, 4, 2)),
+        ({"batch_size": 6}, (6, 6, 1)),
+        ({"batch_size": 64}, (64, 64, 1)),
+        ({"gradient_accumulation_steps": 4}, (8, 2, 4)),
+        ({"gradient_accumulation_steps": 16}, (16, 1, 16)),
     ],
 )
 def test_batch_sizes_follow_from_each_other(given: dict[str, int], expected: tuple[int, int, int]) -> None:
@@ -63,10 +69,14 @@ def test_batch_sizes_follow_from_each_other(given: dict[str, int], expected: tup
     assert (settings.effective_batch_size, settings.batch_size, settings.gradient_accumulation_steps) == expected
 
 
-def test_a_batch_that_does_not_divide() -> None:
-    """An effective batch that is no multiple of the batch is refused."""
-    with pytest.raises(ConfigError, match=r"train\.effective_batch_size: 12 is not a multiple of batch_size 5"):
-        settled(train__effective_batch_size=12, train__batch_size=5)
+@pytest.mark.parametrize(
+    ("effective", "other"),
+    [(12, {"batch_size": 5}), (10, {"gradient_accumulation_steps": 4}), (4, {"gradient_accumulation_steps": 8})],
+)
+def test_sizes_that_do_not_divide(effective: int, other: dict[str, int]) -> None:
+    """An effective batch that is no multiple of what is given beside it is refused."""
+    with pytest.raises(ConfigError, match=rf"train\.effective_batch_size: {effective} is not batch_size \d"):
+        settled(train__effective_batch_size=effective, **{f"train__{key}": value for key, value in other.items()})
 
 
 def test_a_small_device_accumulates() -> None:
@@ -81,7 +91,9 @@ def test_a_model_that_does_not_fit() -> None:
     """A model too large for the device is refused with what it needs, what there is, and what to do."""
     with pytest.raises(ConfigError) as caught:
         settled(model=SMOLLM3, device=CPU)
-    assert str(caught.value).startswith("train.batch_size: one sequence of 128 tokens needs 45.8 GiB, 2 CPU cores has 8.0 GiB")
+    assert str(caught.value).startswith(
+        "train.batch_size: one sequence of 128 tokens needs 46.0 GiB, 2 CPU cores has 8.0 GiB"
+    )
     assert "train.adapter=lora" in str(caught.value)
 
 
@@ -98,7 +110,12 @@ def test_learning_rate_follows_the_adapter(adapter: str, rate: float) -> None:
 
 @pytest.mark.parametrize(
     ("given", "steps", "epochs"),
-    [({"epochs": 2}, 250, 2.0), ({"epochs": 0.5}, 63, 0.504), ({"max_steps": 25}, 25, 0.2), ({"max_steps": 500, "epochs": 1}, 500, 4.0)],
+    [
+        ({"epochs": 2}, 250, 2.0),
+        ({"epochs": 0.5}, 63, 0.504),
+        ({"max_steps": 25}, 25, 0.2),
+        ({"max_steps": 500, "epochs": 1}, 500, 4.0),
+    ],
 )
 def test_steps(given: dict[str, float], steps: int, epochs: float) -> None:
     """Steps follow from the epochs, unless they are given."""
@@ -117,6 +134,13 @@ def test_intervals_follow_the_steps() -> None:
     assert (settings.warmup_steps, settings.save_steps, settings.eval_steps) == (6, 20, 40)
 
 
+def test_warm_up_ends_within_the_run() -> None:
+    """A warm-up longer than the run would never reach the learning rate: it is refused."""
+    assert settled(train__max_steps=5, train__warmup_steps=5).warmup_steps == 5
+    with pytest.raises(ConfigError, match=r"train\.warmup_steps: 6 are more than the run's 5 steps"):
+        settled(train__max_steps=5, train__warmup_steps=6)
+
+
 def test_slow_steps_are_saved_more_often() -> None:
     """A crash costs at most ten minutes: with steps of a minute, every ten."""
     slow = Device("cpu", "slow", 8 * 2**30, 6 * MILLION.parameters * 100 * 8 / 60)
@@ -125,7 +149,13 @@ def test_slow_steps_are_saved_more_often() -> None:
 
 def test_given_values_stay() -> None:
     """What was given is not settled otherwise."""
-    given = {"learning_rate": 1e-3, "warmup_steps": 7, "save_steps": 9, "eval_steps": 11, "gradient_checkpointing": True}
+    given = {
+        "learning_rate": 1e-3,
+        "warmup_steps": 7,
+        "save_steps": 9,
+        "eval_steps": 11,
+        "gradient_checkpointing": True,
+    }
     settings = settled(**{f"train__{key}": value for key, value in given.items()})
     assert {key: getattr(settings, key) for key in given} == given
 
@@ -134,7 +164,10 @@ def test_memory_is_weights_gradients_moments_and_activations() -> None:
     """SmolLM3-3B with float32 masters needs 45.8 GiB besides activations; an adapter needs a fraction."""
     full = fit.memory(configure(model__dtype="bfloat16"), 1, 1, SMOLLM3, checkpointing=True)
     assert full / 2**30 == pytest.approx(45.8, abs=0.1)
-    assert fit.memory(configure(model__dtype="bfloat16", train__adapter="lora"), 1, 1, SMOLLM3, checkpointing=True) < full / 5
+    assert (
+        fit.memory(configure(model__dtype="bfloat16", train__adapter="lora"), 1, 1, SMOLLM3, checkpointing=True)
+        < full / 5
+    )
 
 
 def test_predictions_grow_with_the_epochs() -> None:
@@ -170,7 +203,8 @@ def test_a_plan_survives_its_file(plan: TrainingPlan) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "No such file"), ("{cut", "no plan of this version"), ('{"schema_version": 9}', "no plan of this")]
+    ("content", "said"),
+    [(None, "No such file"), ("{cut", "no plan of this version"), ('{"schema_version": 9}', "no plan of this")],
 )
 def test_a_plan_that_is_none(tmp_path: Path, content: str | None, said: str) -> None:
     """A plan that cannot be read is named, and how to get another."""

@@ -152,7 +152,9 @@ def test_nothing_to_set_aside(tmp_path: Path) -> None:
     assert runs.set_aside(tmp_path, "a") is None
 
 
-@pytest.mark.parametrize(("status", "found"), [("failed", True), ("interrupted", True), ("completed", False), ("blocked", False)])
+@pytest.mark.parametrize(
+    ("status", "found"), [("failed", True), ("interrupted", True), ("completed", False), ("blocked", False)]
+)
 def test_which_run_to_go_on_with(tmp_path: Path, config: Config, status: str, found: bool) -> None:
     """Without a name, an unfinished run of the same configuration is gone on with."""
     ended(runs.begin(config), status)

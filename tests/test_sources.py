@@ -67,6 +67,12 @@ def test_deep_nesting_is_a_bad_line(tmp_path: Path) -> None:
     assert lines(path) == [(1, "malformed_json"), (2, {"n": 2})]
 
 
+def test_a_number_of_thousands_of_digits_is_a_bad_line(tmp_path: Path) -> None:
+    """A number beyond what Python reads is a bad row, not a crash."""
+    path = write_rows(tmp_path / "rows.jsonl", [f'{{"n": {"1" * 5000}}}', '{"n": 2}'])
+    assert lines(path) == [(1, "malformed_json"), (2, {"n": 2})]
+
+
 def test_a_json_list(tmp_path: Path) -> None:
     """The rows of a list count from one."""
     path = tmp_path / "rows.json"
@@ -82,7 +88,13 @@ def test_a_json_object_is_one_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(b'[{"n": 1},\n{"n"]', r"rows\.json:2 is not JSON"), (b'["\xff"]', r"rows\.json is not UTF-8")]
+    ("content", "said"),
+    [
+        (b'[{"n": 1},\n{"n"]', r"rows\.json:2 is not JSON"),
+        (b'["\xff"]', r"rows\.json is not UTF-8"),
+        (b"[" * 100_000, r"rows\.json cannot be read as JSON"),
+        (b"[" + b"1" * 5000 + b"]", r"rows\.json cannot be read as JSON"),
+    ],
 )
 def test_a_broken_json_file(tmp_path: Path, content: bytes, said: str) -> None:
     """A .json file that cannot be read as a whole is named, with its line."""
@@ -92,28 +104,67 @@ def test_a_broken_json_file(tmp_path: Path, content: bytes, said: str) -> None:
         lines(path)
 
 
+def held(tmp_path: Path, *names: str, **given: Any) -> dict[str, list[str]]:
+    """Make a folder of these files. Returns which are taken for which split."""
+    for name in names:
+        write_rows(tmp_path / name, facts(1))
+    splits = located(tmp_path, **given).splits
+    return {split: sorted(str(Path(file).relative_to(tmp_path)) for file in found) for split, found in splits.items()}
+
+
 def test_splits_of_a_folder(tmp_path: Path) -> None:
     """The files of a folder are what their names begin with, and training otherwise."""
-    for name in ("train-0", "train-1", "validation", "test_a", "more", "testing", "sub/train"):
-        write_rows(tmp_path / f"{name}.jsonl", facts(1))
     (tmp_path / "notes.txt").write_text("not read")
-    splits = located(tmp_path).splits
-    names = {split: sorted(str(Path(file).relative_to(tmp_path)) for file in held) for split, held in splits.items()}
-    assert names == {
-        "train": ["more.jsonl", "sub/train.jsonl", "testing.jsonl", "train-0.jsonl", "train-1.jsonl"],
+    names = ["train-0.jsonl", "train-1.json", "more.jsonl", "validation.jsonl", "test_a.jsonl", "tests.jsonl"]
+    assert held(tmp_path, *names) == {
+        "train": ["more.jsonl", "tests.jsonl", "train-0.jsonl", "train-1.json"],
         "validation": ["validation.jsonl"],
         "test": ["test_a.jsonl"],
     }
 
 
+def test_splits_by_folders(tmp_path: Path) -> None:
+    """A folder's name tells the split of the files in it."""
+    assert held(tmp_path, "train/a.jsonl", "validation/a.jsonl", "test/a.jsonl") == {
+        "train": ["train/a.jsonl"],
+        "validation": ["validation/a.jsonl"],
+        "test": ["test/a.jsonl"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("dev", "validation"), ("val", "validation"), ("valid-1", "validation"), ("eval", "test"), ("testing", "test")],
+)
+def test_names_that_people_give_to_splits(tmp_path: Path, name: str, split: str) -> None:
+    """What the Hub takes for held out is not trained on."""
+    assert held(tmp_path, "train.jsonl", f"{name}.jsonl") == {"train": ["train.jsonl"], split: [f"{name}.jsonl"]}
+
+
+def test_hidden_files_are_not_read(tmp_path: Path) -> None:
+    """Files and folders with a leading dot are some program's, not the user's rows."""
+    names = ["train.jsonl", ".train.jsonl", ".ipynb_checkpoints/train-checkpoint.jsonl"]
+    assert held(tmp_path, *names) == {"train": ["train.jsonl"]}
+
+
+def test_a_split_that_is_switched_off(tmp_path: Path) -> None:
+    """With none, a split that the source brings is neither held out nor trained on."""
+    names = ["train.jsonl", "validation.jsonl", "test.jsonl"]
+    assert held(tmp_path, *names, validation="none") == {"train": ["train.jsonl"], "test": ["test.jsonl"]}
+
+
+def test_the_split_that_is_trained_on_is_not_held_out(tmp_path: Path) -> None:
+    """data.split=test trains on the test files, and holds them out no more."""
+    names = ["train.jsonl", "validation.jsonl", "test.jsonl"]
+    assert held(tmp_path, *names, split="test") == {"train": ["test.jsonl"], "validation": ["validation.jsonl"]}
+
+
 def test_a_split_by_its_name(tmp_path: Path) -> None:
     """data.validation and data.test may name the files that are held out."""
-    for name in ("train", "dev", "final"):
-        write_rows(tmp_path / f"{name}.jsonl", facts(1))
-    splits = located(tmp_path, validation="dev", test="final").splits
-    assert {split: [Path(file).name for file in held] for split, held in splits.items()} == {
+    names = ["train.jsonl", "ours.jsonl", "final.jsonl"]
+    assert held(tmp_path, *names, validation="ours", test="final") == {
         "train": ["train.jsonl"],
-        "validation": ["dev.jsonl"],
+        "validation": ["ours.jsonl"],
         "test": ["final.jsonl"],
     }
 

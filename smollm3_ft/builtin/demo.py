@@ -8,9 +8,10 @@ the bare name, so that exact match on the whole answer is a fair score.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice, product
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).parent / "demo"
 
@@ -223,11 +224,11 @@ TEST = {
 }
 
 SYSTEM = ("You are a helpful assistant.", "Answer with the name only.", "You know a lot about the world.")
-
 TWO_TURN_ROWS, SYSTEM_ROWS, ONE_TURN_ROWS, ALPACA_ROWS, PROMPT_ROWS = 300, 240, 760, 430, 570
-VALIDATION_ROWS, TEST_ROWS = 100, 200
 
 Pair = tuple[str, str]  # a question and its answer
+Row = dict[str, Any]
+Phrasings = Mapping[str, Sequence[str]]  # by relation; {} stands for the country
 
 
 def digest(text: str) -> str:
@@ -235,7 +236,7 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def pairs(phrasings: dict[str, tuple[str, ...]]) -> list[Pair]:
+def pairs(phrasings: Phrasings) -> list[Pair]:
     """Every phrasing of every fact, in a fixed shuffled order."""
     made = [
         (phrasing.format(fact[0]), fact[1 + column])
@@ -245,17 +246,16 @@ def pairs(phrasings: dict[str, tuple[str, ...]]) -> list[Pair]:
     return sorted(made, key=lambda pair: digest(pair[0]))
 
 
-def held_out(phrasings: dict[str, tuple[str, ...]], rows: int) -> list[dict]:
+def held_out(phrasings: Phrasings, rows: int) -> list[Row]:
     """That many one-turn rows, in which no fact is asked twice before every fact has been asked once."""
     chosen = []
-    for column, relation in enumerate(RELATIONS):
-        for fact in FACTS:
-            asked = sorted((phrasing.format(fact[0]) for phrasing in phrasings[relation]), key=digest)
-            chosen += [(turn, digest(q), q, fact[1 + column]) for turn, q in enumerate(asked)]
+    for (column, relation), fact in product(enumerate(RELATIONS), FACTS):
+        asked = sorted((phrasing.format(fact[0]) for phrasing in phrasings[relation]), key=digest)
+        chosen += [(turn, digest(q), q, fact[1 + column]) for turn, q in enumerate(asked)]
     return [messages_row([(question, answer)]) for _, _, question, answer in sorted(chosen)[:rows]]
 
 
-def messages_row(turns: Iterable[Pair], system: str | None = None) -> dict:
+def messages_row(turns: Iterable[Pair], system: str | None = None) -> Row:
     """A conversation of these question-and-answer turns, after a system prompt if one is given."""
     messages = [] if system is None else [{"role": "system", "content": system}]
     for question, answer in turns:
@@ -263,27 +263,28 @@ def messages_row(turns: Iterable[Pair], system: str | None = None) -> dict:
     return {"messages": messages}
 
 
-def shuffled(row: dict) -> str:
+def shuffled(row: Row) -> str:
     """The sort key that mixes the kinds of rows in a file, so that its head shows them all."""
     return digest(json.dumps(row))
 
 
-def files() -> dict[str, list[dict]]:
+def files() -> dict[str, list[Row]]:
     """The rows of each file by its name; a training question stands in one row of one file."""
     plain = iter(pairs(TRAIN))
     conversations = [messages_row([next(plain), next(plain)]) for _ in range(TWO_TURN_ROWS)]
     conversations += [messages_row([next(plain)], SYSTEM[row % len(SYSTEM)]) for row in range(SYSTEM_ROWS)]
     conversations += [messages_row([next(plain)]) for _ in range(ONE_TURN_ROWS)]
     alpaca = [{"instruction": q, "input": "", "output": a} for q, a in islice(plain, ALPACA_ROWS)]
-    for column, relation in enumerate(RELATIONS):
-        for instruction, fact in product(TRAIN_INPUT[relation], FACTS):
-            alpaca.append({"instruction": instruction, "input": fact[0], "output": fact[1 + column]})
+    for (column, relation), fact in product(enumerate(RELATIONS), FACTS):
+        for asked in TRAIN_INPUT[relation]:
+            alpaca.append({"instruction": asked, "input": fact[0], "output": fact[1 + column]})
+    prompts = [{"prompt": q, "completion": a} for q, a in islice(plain, PROMPT_ROWS)]
     return {
         "train-messages.jsonl": sorted(conversations, key=shuffled),
         "train-alpaca.jsonl": sorted(alpaca, key=shuffled),
-        "train-prompt_completion.jsonl": [{"prompt": q, "completion": a} for q, a in islice(plain, PROMPT_ROWS)],
-        "validation.jsonl": held_out(VALIDATION, VALIDATION_ROWS),
-        "test.jsonl": held_out(TEST, TEST_ROWS),
+        "train-prompt_completion.jsonl": prompts,
+        "validation.jsonl": held_out(VALIDATION, rows=100),
+        "test.jsonl": held_out(TEST, rows=200),
     }
 
 
@@ -291,8 +292,7 @@ def generate(folder: Path) -> None:
     """Writes every file of the data set into the folder, byte for byte the same each time."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in files().items():
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (folder / name).write_bytes(text.encode())
+        (folder / name).write_bytes("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -20,6 +21,7 @@ VOCAB = 1536
 SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|im_start|>", "<|im_end|>")
 THINK = ("<think>", "</think>")
 BOS, EOS = "<|begin_of_text|>", "<|im_end|>"
+BOS_ID, EOS_ID = SPECIAL.index(BOS), SPECIAL.index(EOS)  # the special tokens come first
 
 # SmolLM3's own pattern: contractions, words with their leading space, up to three digits, punctuation, space.
 WORDS = (
@@ -78,12 +80,12 @@ def tokenizer() -> Tokenizer:
     return made
 
 
-def weights() -> dict[str, np.ndarray]:
+def weights() -> dict[str, NDArray[np.float32]]:
     """Normal draws for the matrices and ones for the norms, under the names of SmolLM3ForCausalLM."""
     # RandomState, unlike default_rng, promises the same stream in every numpy version.
     random = np.random.RandomState(SEED)
 
-    def matrix(rows: int, columns: int) -> np.ndarray:
+    def matrix(rows: int, columns: int) -> NDArray[np.float32]:
         return (STD * random.standard_normal((rows, columns))).astype(np.float32)
 
     made = {"model.embed_tokens.weight": matrix(VOCAB, HIDDEN)}
@@ -102,7 +104,7 @@ def weights() -> dict[str, np.ndarray]:
     return made
 
 
-def config(bos: int, eos: int) -> dict:
+def config() -> dict[str, object]:
     """The model's config.json: SmolLM3 with tied embeddings and no rotary positions in every fourth layer."""
     return {
         "architectures": ["SmolLM3ForCausalLM"],
@@ -129,13 +131,13 @@ def config(bos: int, eos: int) -> dict:
         "use_sliding_window": False,
         "sliding_window": None,
         "dtype": "float32",
-        "bos_token_id": bos,
-        "eos_token_id": eos,
-        "pad_token_id": eos,
+        "bos_token_id": BOS_ID,
+        "eos_token_id": EOS_ID,
+        "pad_token_id": EOS_ID,
     }
 
 
-def tokenizer_config() -> dict:
+def tokenizer_config() -> dict[str, object]:
     """The tokenizer_config.json; as in SmolLM3 the end of a turn is both the end and the padding token."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -149,21 +151,19 @@ def tokenizer_config() -> dict:
     }
 
 
-def write_json(file: Path, value: dict) -> None:
+def write_json(file: Path, value: dict[str, object]) -> None:
     """The value as indented JSON with a final newline."""
     file.write_bytes((json.dumps(value, indent=2) + "\n").encode())
 
 
 def build(folder: Path) -> None:
     """Fills an existing empty folder with all that ``from_pretrained`` needs, the same bytes each time."""
-    made = tokenizer()
-    bos, eos = made.token_to_id(BOS), made.token_to_id(EOS)
-    (folder / "tokenizer.json").write_bytes(made.to_str(pretty=True).encode())
+    (folder / "tokenizer.json").write_bytes(tokenizer().to_str(pretty=True).encode())
     write_json(folder / "tokenizer_config.json", tokenizer_config())
     shutil.copyfile(HERE / "chat_template.jinja", folder / "chat_template.jinja")
-    write_json(folder / "config.json", config(bos, eos))
+    write_json(folder / "config.json", config())
     write_json(
         folder / "generation_config.json",
-        {"bos_token_id": bos, "do_sample": False, "eos_token_id": eos, "pad_token_id": eos},
+        {"bos_token_id": BOS_ID, "do_sample": False, "eos_token_id": EOS_ID, "pad_token_id": EOS_ID},
     )
     save_file(weights(), folder / "model.safetensors", metadata={"format": "pt"})

@@ -1,0 +1,310 @@
+"""A child process ends in one of a few ways, and each is told from the others."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pytest
+from safetensors.numpy import save_file
+
+from smollm3_ft import processes
+from smollm3_ft.errors import ConfigError, ProcessDied, Stopped, TrainingError
+
+Program = Callable[[str], str]
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
+    """Makes a module of some lines. Returns its name, under which children find it."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def make(code: str) -> str:
+        (tmp_path / "program.py").write_text(textwrap.dedent(code))
+        return "program"
+
+    return make
+
+
+def output(module: str, *arguments: str) -> list[str]:
+    """What a child that succeeds prints."""
+    lines: list[str] = []
+    processes.run(module, *arguments, on_line=lines.append)
+    return lines
+
+
+def test_output_comes_line_by_line(program: Program) -> None:
+    """Both outputs are delivered, without line ends and empty lines, whatever their bytes."""
+    module = program("""
+        import sys
+        print("one", sys.argv[1:])
+        print()
+        print("two", file=sys.stderr)
+        sys.stdout.buffer.write(b"\\xff three\\n")
+    """)
+    assert sorted(output(module, "a b", "c")) == ["one ['a b', 'c']", "two", "\ufffd three"]
+
+
+def test_lines_come_while_the_child_runs(program: Program, tmp_path: Path) -> None:
+    """A line is delivered when it is printed, not at the end."""
+    module = program("""
+        import pathlib, sys, threading
+        print("ready")
+        while not pathlib.Path(sys.argv[1]).exists():
+            threading.Event().wait(0.02)
+    """)
+    go_on = tmp_path / "go on"
+    processes.run(module, str(go_on), on_line=lambda _: go_on.touch())
+
+
+def test_ticks_come_while_the_child_runs(program: Program, tmp_path: Path) -> None:
+    """on_tick is called beside a child that says nothing."""
+    module = program("""
+        import pathlib, sys, threading
+        while not pathlib.Path(sys.argv[1]).exists():
+            threading.Event().wait(0.02)
+    """)
+    go_on = tmp_path / "go on"
+    processes.run(module, str(go_on), on_line=pytest.fail, on_tick=go_on.touch)
+
+
+CHILD = "import os, signal, sys, threading\nfrom smollm3_ft import errors, processes\nfrom smollm3_ft.errors import *\n"
+
+
+def child(body: str) -> str:
+    """A program whose work is `body`, behind the border that the real ones have."""
+    return f"{CHILD}def work():\n{textwrap.indent(textwrap.dedent(body), '    ')}\nsys.exit(processes.child(work))"
+
+
+def test_a_wrong_configuration(program: Program) -> None:
+    """A child's ConfigError is one here, with its words."""
+    module = program(child('raise ConfigError(Problem("train.epochs", "is wrong", "mend it"))'))
+    with pytest.raises(ConfigError, match=r"program: train\.epochs: is wrong; mend it"):
+        output(module)
+
+
+def test_a_known_failure(program: Program) -> None:
+    """A child's failure with a known cause keeps cause and remedy, and its line is not shown as output."""
+    module = program(child('print("before")\nraise DataError("it is\\nbroken", "mend it")'))
+    lines: list[str] = []
+    with pytest.raises(TrainingError) as caught:
+        processes.run(module, on_line=lines.append)
+    assert (caught.value.message, caught.value.remedy) == ("it is\nbroken", "mend it")
+    assert type(caught.value) is TrainingError
+    assert lines == ["before"]
+
+
+def test_a_bug(program: Program) -> None:
+    """Any other failure is told with the last line of its traceback, all of which is shown."""
+    module = program(child("1 / 0"))
+    lines: list[str] = []
+    with pytest.raises(TrainingError, match="the program process failed: ZeroDivisionError: division by zero"):
+        processes.run(module, on_line=lines.append)
+    assert lines[0].startswith("Traceback")
+
+
+def test_a_failure_without_words(program: Program) -> None:
+    """A child that fails and says nothing is told with its exit code."""
+    with pytest.raises(TrainingError, match="the program process failed: exit code 3"):
+        output(program("import sys; sys.exit(3)"))
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGTERM"])
+def test_a_death_by_signal(program: Program, name: str) -> None:
+    """A child that a signal ended may be tried again, and the signal is named."""
+    module = program(f"import os, signal; os.kill(os.getpid(), signal.{name})")
+    with pytest.raises(ProcessDied, match=f"the program process was ended by {name}"):
+        output(module)
+
+
+STOPPING = """
+    stop = processes.StopRequest()
+    print(os.getpid())
+    for _ in range(1000):
+        if stop:
+            open(sys.argv[1], "w").close()
+            sys.exit(processes.INTERRUPTED)
+        threading.Event().wait(0.02)
+"""
+
+
+def test_a_child_that_somebody_stops(program: Program, tmp_path: Path) -> None:
+    """A child told to stop by somebody else saves, and that is no failure to be tried again."""
+    module, saved = program(child(STOPPING)), tmp_path / "saved"
+    with pytest.raises(Stopped, match="told to stop, saved and ended"):
+        processes.run(module, str(saved), on_line=lambda pid: os.kill(int(pid), signal.SIGTERM))
+    assert saved.exists()
+
+
+def test_an_interruption_stops_the_child(program: Program, tmp_path: Path) -> None:
+    """When we are interrupted the child is told to stop, saves, and is gone when the interruption goes on."""
+    module, saved, lines = program(child(STOPPING)), tmp_path / "saved", list[str]()
+
+    def interrupt() -> None:
+        if lines:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        processes.run(module, str(saved), on_line=lines.append, on_tick=interrupt)
+    assert saved.exists()
+    assert not psutil.pid_exists(int(lines[0]))
+
+
+def test_a_child_that_will_not_stop_is_ended(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that does not end in time when it is told to is killed."""
+    monkeypatch.setattr(processes, "SECONDS_TO_STOP", 0.2)
+    module = program("""
+        import os, signal, threading
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        print(os.getpid())
+        threading.Event().wait(60)
+    """)
+    lines: list[str] = []
+
+    def interrupt() -> None:
+        if lines:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        processes.run(module, on_line=lines.append, on_tick=interrupt)
+    assert not psutil.pid_exists(int(lines[0]))
+
+
+ENDING = """
+    processes.end_with_parent()
+    print(os.getpid())
+    threading.Event().wait(60)
+"""
+LATE = """
+    print(os.getpid())
+    threading.Event().wait(0.5)
+    processes.end_with_parent()
+    threading.Event().wait(60)
+"""
+PARENT = """
+import sys
+from smollm3_ft import processes
+processes.run(*sys.argv[1:], on_line=lambda line: print(line, flush=True))
+"""
+
+
+@pytest.mark.parametrize("body", [ENDING, LATE, STOPPING])
+def test_a_child_ends_with_its_parent(program: Program, tmp_path: Path, body: str) -> None:
+    """A child whose parent is killed ends by itself, also when that happens before it looks for the first time."""
+    command = [sys.executable, "-c", PARENT, program(child(body)), str(tmp_path / "saved")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        orphan = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+        orphan.wait(timeout=10)
+    assert (tmp_path / "saved").exists() is (body == STOPPING)
+
+
+def test_a_child_gets_no_secret(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a child does not need is not in its environment: tokens, keys, passwords, and Prefect's settings."""
+    secret = (
+        "HF_TOKEN",
+        "HF_READ_TOKEN",
+        "TRACKIO_WRITE_TOKEN",
+        "AWS_SECRET_ACCESS_KEY",
+        "DB_PASSWORD",
+        "WANDB_API_KEY",
+    )
+    for name in (*secret, "PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"):
+        monkeypatch.setenv(name, "hidden")
+    module = program("import json, os; print(json.dumps(dict(os.environ)))")
+    (line,) = output(module)
+    assert "hidden" not in line
+    assert not [name for name in json.loads(line) if "TOKEN" in name or name.startswith("PREFECT_")]
+
+
+def test_a_child_gets_the_rest(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child has the environment otherwise, stays off the network, and lets waiting threads rest."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    (line,) = output(program("import json, os; print(json.dumps(dict(os.environ)))"))
+    wanted = {"CUDA_VISIBLE_DEVICES": "1", "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"}
+    assert wanted.items() <= json.loads(line).items()
+
+
+def test_a_child_may_inherit_a_lock(program: Program, tmp_path: Path) -> None:
+    """Only the descriptors that are named reach the child."""
+    named, other = ((tmp_path / name).open("w") for name in ("named", "other"))
+    with named, other:
+        os.set_inheritable(other.fileno(), True)
+        module = program(
+            "import os; print(sorted(os.readlink(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd')[:-1]))"
+        )
+        lines: list[str] = []
+        processes.run(module, on_line=lines.append, inherit=(named.fileno(),))
+    assert str(tmp_path / "named") in lines[0]
+    assert str(tmp_path / "other") not in lines[0]
+
+
+def by_python() -> None:
+    with Path("/dev/full").open("w") as file:
+        file.write("x")
+
+
+def by_numpy() -> None:
+    np.save("/dev/full", np.zeros(100_000))
+
+
+def by_arrow() -> None:
+    with pa.OSFile("/dev/full", "wb") as file:
+        file.write(b"x" * 100_000)
+
+
+def by_safetensors() -> None:
+    save_file({"a": np.zeros(100_000)}, "/dev/full")
+
+
+def by_torch() -> None:
+    import torch
+
+    torch.save({"a": torch.zeros(100_000)}, "/dev/full")
+
+
+def by_torch_stream() -> None:
+    import torch
+
+    with Path("/dev/full").open("wb") as file:
+        torch.save({"a": torch.zeros(100_000)}, file)
+
+
+@pytest.mark.parametrize("write", [by_python, by_numpy, by_arrow, by_safetensors, by_torch, by_torch_stream])
+def test_a_full_disk_is_recognised(write: Callable[[], None]) -> None:
+    """However a library words it, a disk without room is known for what it is."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011  # each library has its own
+        write()
+    assert processes.is_disk_full(caught.value)
+
+
+def test_a_cause_counts() -> None:
+    """A failure that came from a full disk is one of a full disk."""
+    with pytest.raises(RuntimeError) as caught:  # noqa: PT012  # the context is the point
+        try:
+            by_python()
+        except OSError:
+            raise RuntimeError("cannot save") from None
+    assert processes.is_disk_full(caught.value)
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), FileNotFoundError(2, "No such file"), MemoryError()])
+def test_other_errors_are_not_a_full_disk(error: Exception) -> None:
+    """What has another cause is not taken for it."""
+    assert not processes.is_disk_full(error)
+
+
+def test_no_thread_is_left(program: Program) -> None:
+    """The thread that listens ends with the child."""
+    before = threading.active_count()
+    output(program("print(1)"))
+    assert threading.active_count() == before
