@@ -29,6 +29,7 @@ PREFECT_SETTINGS = {
     "PREFECT_LOGGING_EXTRA_LOGGERS": "smollm3_ft",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
 }
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

@@ -14,14 +14,15 @@ from smollm3_ft.errors import TrainingError
 
 
 @contextmanager
-def named_when_full(folder: Path, needed: int) -> Iterator[None]:
+def named_when_full(folder: Path, needed: int = 0) -> Iterator[None]:
     """Raise TrainingError for a write that failed where `folder` has less free than the `needed` bytes."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         free = devices.free_disk(folder)
         if is_full(error) or free < needed:
-            what = f"the disk is full: {folder} has {files.gib(free)} free, {files.gib(needed)} were to be written"
+            what = f"the disk is full: {folder} has {files.gib(free)} free"
+            what += f", {files.gib(needed)} were to be written" if needed else ""
             raise TrainingError(what, "make room, then run the same command to go on") from error
         raise
 

@@ -17,6 +17,7 @@ class BadRow(Exception):
     """A row that cannot be used: a reason that is counted, and the detail shown beside its line."""
 
     def __init__(self, reason: str, detail: str) -> None:
+        detail = detail.encode("utf-8", "backslashreplace").decode()  # half a character can be in a row, not in a file
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail

@@ -57,16 +57,13 @@ def run(
     listener = threading.Thread(target=context.run, args=(_listen, process.stdout, last, on_line), daemon=True)
     listener.start()
     try:
-        while True:
-            try:
-                process.wait(timeout=0.5)
-                break
-            except subprocess.TimeoutExpired:
-                on_tick()
+        _wait(process, on_tick)
     except BaseException:
         _stop(process)
         raise
-    listener.join()
+    finally:
+        listener.join()
+        process.stdout.close()
     on_tick()
     _check(module, process.returncode, list(last))
 
@@ -138,6 +135,16 @@ def _listen(output: IO[str], last: collections.deque[str], on_line: Callable[[st
             last.append(text)
             if not text.startswith(MARK):
                 on_line(text)
+
+
+def _wait(process: subprocess.Popen[str], on_tick: Callable[[], None]) -> None:
+    while True:
+        try:
+            process.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            on_tick()
+        else:
+            return
 
 
 def _stop(process: subprocess.Popen[str]) -> None:

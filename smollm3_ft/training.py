@@ -45,7 +45,7 @@ def main() -> None:
     if checkpoint:
         trainer.progress = Progress(files.read_json(checkpoint / trainers.PROGRESS))
     journal.write("event", {"what": "resumed" if checkpoint else "started"}, step)
-    with disk.named_when_full(folder, plan.predicted.checkpoint_bytes):
+    with disk.named_when_full(folder):
         _train(trainer, plan, checkpoint)
     if stop and trainer.state.global_step < plan.settings.steps:
         journal.write("event", {"what": "interrupted"}, trainer.state.global_step)

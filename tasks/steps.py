@@ -63,6 +63,8 @@ def call(
         step = step.with_options(cache_policy=policy, refresh_cache=kept is None)
         arguments = (*arguments, kept)
     started = time.monotonic()
+    # For who watches the terminal; Prefect shows its own state.
+    log.info("%s", step.name, extra={"step": step.name, "state": "Running", "send_to_api": False})
     name: str | None = "Crashed"
     try:
         state = cast("State[Result]", step(*arguments, return_state=True))

@@ -183,8 +183,9 @@ class _Follower:
         for record in records:
             if record.kind == "train":
                 self.last = {**record.values, "step": record.step}
-                progress = {"done": record.step, "steps": self.plan.settings.steps, **record.values}
-                log.info("%s", _line(progress), extra={"progress": progress})
+                figures = _figures(record, self.plan.settings.steps)
+                steps = (record.step, self.plan.settings.steps)
+                log.info("step %s/%s: %s", *steps, figures, extra={"progress": (*steps, figures)})
             elif record.kind == "eval":
                 log.info("step %s: validation loss %.4f", record.step, record.values["loss"])
             elif record.kind in ("event", "alert"):
@@ -211,9 +212,8 @@ class _Follower:
         self.updated = time.monotonic()
 
 
-def _line(progress: dict[str, Any]) -> str:
-    left = (progress["steps"] - progress["done"]) * progress["tokens"] / max(1, progress["done"])
-    return (
-        f"step {progress['done']}/{progress['steps']}: loss {progress['loss']:.4f}, "
-        f"{progress['tokens_per_second']:,.0f} tokens/s, {pages.duration(left / progress['tokens_per_second'])} left"
-    )
+def _figures(record: journal.Record, steps: int) -> str:
+    """Loss, speed and time left, as they are in a journal line."""
+    values, done = record.values, record.step or 1
+    left = (steps - done) / done * values["tokens"] / values["tokens_per_second"]
+    return f"loss {values['loss']:.4f}, {values['tokens_per_second']:,.0f} tokens/s, {pages.duration(left)} left"

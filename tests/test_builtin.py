@@ -173,7 +173,7 @@ def test_template_text(tokenizer):
         ({"role": "user"}, "not a string"),
         ({"role": "assistant", "content": "", "tool_calls": [{}]}, "tool calls"),
         ({"role": "tool", "content": "42"}, "tool calls"),
-        ({"role": "human", "content": "Hi"}, "by human"),
+        ({"role": "human", "content": "Hi"}, "role human"),
     ],
 )
 def test_template_refuses_what_it_cannot_render(tokenizer, message: dict, error: str):

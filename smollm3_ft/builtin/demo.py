@@ -17,8 +17,7 @@ FOLDER = Path(__file__).parent / "demo"
 
 RELATIONS = ("capital", "continent", "currency")
 
-# Left out on purpose: countries with several capitals or currencies, and those that lie on two continents or
-# on one that goes by several names.
+# Left out: countries with several capitals or currencies, on two continents or on one of several names.
 FACTS = tuple(
     tuple(line.split("|"))
     for line in """\
@@ -292,7 +291,8 @@ def generate(folder: Path) -> None:
     """Writes every file of the data set into the folder, byte for byte the same each time."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in files().items():
-        (folder / name).write_bytes("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / name).write_bytes(text.encode())
 
 
 if __name__ == "__main__":
