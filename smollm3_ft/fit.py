@@ -17,6 +17,7 @@ from smollm3_ft.models import BYTES, ModelPlan
 
 TRAINED = "training.json"  # the record of a finished training, beside plan.json
 ROOM = 0.9  # of the device's memory may be planned for
+LIBRARIES = 650 * 2**20  # bytes that torch and what it loads take before any model, on the CPU as on CUDA
 LEARNING_RATES = {"none": 2e-5, "lora": 2e-4}
 LARGEST_BATCH, STEPS_WANTED = 32, 100
 CHECKPOINTS, VALIDATIONS = 10, 5
@@ -137,7 +138,7 @@ def memory(config: Config, batch: int, longest: int, model: ModelPlan, checkpoin
     tokens = batch * longest
     layer = 32 * item * model.hidden  # bytes of activations that a token leaves in a layer
     kept = item * model.hidden * model.layers + layer if checkpointing else layer * model.layers
-    return int(fixed + tokens * (kept + model.vocabulary * (item + 4)))
+    return int(LIBRARIES + fixed + tokens * (kept + model.vocabulary * (item + 4)))
 
 
 def write(path: Path, plan: TrainingPlan) -> None:

@@ -1,0 +1,174 @@
+"""A model is asked what it was held out from, and its answers end where it ends them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import MakePlan, facts
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from smollm3_ft import batches, comparison, evaluation, files, processes, records, shards
+from smollm3_ft.fit import TrainingPlan
+
+Rows = list[dict[str, Any]]
+ROWS = [
+    *facts(6),
+    {
+        "messages": [
+            {"role": "user", "content": "One?"},
+            {"role": "assistant", "content": "It is 1."},
+            {"role": "user", "content": "And two?"},
+            {"role": "assistant", "content": "It is 2."},
+        ]
+    },
+    {"prompt": "Count.", "completion": " ".join(str(number) for number in range(40))},
+]
+
+
+@pytest.fixture(scope="module")
+def plan(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) -> TrainingPlan:
+    """A run that holds nearly all of its rows out."""
+    return make_plan(tmp_path_factory.mktemp("evaluation") / "runs", "a", ROWS, data__test=7, data__validation="none")
+
+
+@pytest.fixture(scope="module")
+def rows(plan: TrainingPlan) -> Rows:
+    held: Rows = shards.read(Path(plan.prepared.folder) / "test.arrow").to_pylist()
+    return held
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny: Path) -> Any:
+    return AutoTokenizer.from_pretrained(tiny)
+
+
+@pytest.fixture(scope="module")
+def base(tiny: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def learned(tiny: Path, rows: Rows, tokenizer: Any) -> Any:
+    """The built-in model, taught the held-out rows by heart."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    inputs = batches.collate(rows, tokenizer.pad_token_id)
+    for _ in range(60):
+        model(**inputs).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
+def test_what_was_learned_is_answered(learned: Any, tokenizer: Any, rows: Rows) -> None:
+    """A model that knows the rows answers each with its reference, and ends its turn by itself."""
+    answers = evaluation.answer(learned, tokenizer, rows, 100)
+    assert [answer["row"] for answer in answers] == list(range(7))
+    assert [answer["answer"] for answer in answers] == [answer["reference"] for answer in answers]
+    assert all(answer["stopped"] for answer in answers)
+
+
+def test_long_references_are_not_compared(learned: Any, tokenizer: Any, rows: Rows) -> None:
+    """An answer is compared word for word where its reference is short."""
+    for answer in evaluation.answer(learned, tokenizer, rows, 100):
+        at = rows[answer["row"]]["answers"][0]
+        assert answer["exact"] is (True if len(rows[answer["row"]]["input_ids"]) - at <= 64 else None)
+
+
+def test_prompts_end_before_the_last_answer(base: Any, tokenizer: Any, rows: Rows) -> None:
+    """A row is asked up to its last answer, earlier turns included, and the reference is that answer."""
+    answers = {answer["reference"]: answer["prompt"] for answer in evaluation.answer(base, tokenizer, rows, 100)}
+    for reference, prompt in answers.items():
+        assert reference not in prompt
+        assert prompt.endswith("assistant\n")
+    if "It is 2." in answers:
+        assert "It is 1." in answers["It is 2."]
+
+
+def test_what_was_not_learned_is_not_answered(base: Any, tokenizer: Any, rows: Rows) -> None:
+    """The untrained model's answers are wrong, and cut off where it does not end them."""
+    answers = evaluation.answer(base, tokenizer, rows, 100)
+    assert [answer["exact"] for answer in answers if answer["exact"] is not None] == [False] * (len(answers) - 1)
+
+
+def test_few_of_many_are_spread(base: Any, tokenizer: Any, rows: Rows) -> None:
+    """Where fewer are answered than there are, they are spread over all rows."""
+    assert [answer["row"] for answer in evaluation.answer(base, tokenizer, rows, 3)] == [0, 3, 6]
+
+
+def test_rows_without_a_reference_are_not_asked(base: Any, tokenizer: Any, rows: Rows) -> None:
+    """A row whose answer was cut off has nothing to be compared with."""
+    cut = [{**rows[0], "answers": [-1]}, *rows[1:]]
+    assert [answer["row"] for answer in evaluation.answer(base, tokenizer, cut, 100)] == [1, 2, 3, 4, 5, 6]
+    assert evaluation.answer(base, tokenizer, cut[:1], 100) == []
+
+
+def test_answers_do_not_depend_on_the_batch(learned: Any, tokenizer: Any, rows: Rows) -> None:
+    """A prompt beside longer ones is continued as it is alone."""
+    prompts = [row["input_ids"][: row["answers"][0]] for row in rows]
+    assert len({len(prompt) for prompt in prompts}) > 1
+    alone = [evaluation.generate(learned, tokenizer, [prompt], 12)[0] for prompt in prompts]
+    assert evaluation.generate(learned, tokenizer, prompts, 12) == alone
+
+
+def test_answers_stop_at_the_end_of_the_turn(learned: Any, tokenizer: Any, rows: Rows) -> None:
+    """Nothing after the first end-of-turn token counts, and the token itself neither."""
+    prompts = [row["input_ids"][: row["answers"][0]] for row in rows]
+    for said in evaluation.generate(learned, tokenizer, prompts, 100):
+        assert tokenizer.eos_token_id not in said
+        assert 0 < len(said) < 100
+
+
+def test_room_is_kept_to(base: Any, tokenizer: Any, rows: Rows) -> None:
+    """A model that does not end is cut off."""
+    (said,) = evaluation.generate(base, tokenizer, [rows[0]["input_ids"][:5]], 7)
+    assert len(said) <= 7
+
+
+@pytest.fixture(scope="module")
+def evaluated(plan: TrainingPlan) -> Path:
+    """The base model evaluated in a process of its own."""
+    folder = Path(plan.config.runs_dir) / ".evaluated" / "mark"
+    processes.run("smollm3_ft.evaluation", f"{plan.folder}/plan.json", "base", str(folder), on_line=print)
+    return folder
+
+
+def test_the_process_records_what_it_wrote(evaluated: Path) -> None:
+    """The result is there as a whole under its fingerprint, and nothing is beside it."""
+    assert records.read(evaluated / records.RECORD, "mark", evaluated) == {"which": "base"}
+    assert [path.name for path in evaluated.parent.iterdir()] == ["mark"]
+
+
+def test_every_held_out_row_is_scored(evaluated: Path, plan: TrainingPlan) -> None:
+    """The result has every held-out row, and the answers to them, as computed here."""
+    result = files.read_json(evaluated / "scores.json")
+    assert len(result["rows"]) == len(result["answers"]) == plan.prepared.rows["test"] == 7
+    again = evaluation.evaluate(plan, Path(plan.weights))
+    assert [row["loss"] for row in result["rows"]] == pytest.approx([row["loss"] for row in again["rows"]], rel=1e-5)
+    assert result["answers"] == again["answers"]
+
+
+def test_base_is_no_better_than_itself(evaluated: Path) -> None:
+    """Compared with itself a model has no difference."""
+    result = comparison.read_scores(evaluated)
+    for difference in comparison.compare(result, result, samples=3, seed=1)["difference"].values():
+        assert difference["low"] <= 0 <= difference["high"]
+
+
+def test_what_was_learned_is_better(
+    learned: Any, base: Any, tokenizer: Any, plan: TrainingPlan, tmp_path: Path
+) -> None:
+    """A model that knows the rows is better on every metric, surely."""
+    learned.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    pair = [evaluation.evaluate(plan, weights) for weights in (Path(plan.weights), tmp_path)]
+    for name, difference in comparison.compare(*pair, samples=3, seed=1)["difference"].items():
+        assert difference["low"] > 0, name
+
+
+def test_without_held_out_rows(make_plan: MakePlan, tmp_path: Path) -> None:
+    """With nothing held out the result is empty."""
+    plan = make_plan(tmp_path / "runs", "a", facts(5), data__test="none", data__validation="none")
+    assert evaluation.evaluate(plan, Path(plan.weights)) == {"rows": [], "answers": []}

@@ -1,0 +1,154 @@
+"""The loss of a row is the same in whatever batch or packed sequence it stands."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Prepare, facts
+from torch.nn import functional
+from transformers import AutoModelForCausalLM
+
+from smollm3_ft import batches, scoring, shards
+from smollm3_ft.data import Prepared
+from smollm3_ft.scoring import Score
+
+PAD = 3
+ALONE = {"validation": "none", "test": "none", "max_length": 96}
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Path) -> Any:
+    """The built-in model in float32, as it is trained, with noise in its norms so that no scale is one."""
+    torch.manual_seed(0)
+    loaded = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32, attn_implementation="sdpa").eval()
+    with torch.no_grad():
+        for name, weight in loaded.named_parameters():
+            if "norm" in name:
+                weight.add_(0.1 * torch.randn_like(weight))
+    return loaded
+
+
+def sequences(prepared: Prepared) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = shards.read(Path(prepared.folder) / "train.arrow").to_pylist()
+    return rows
+
+
+@torch.no_grad()
+def straight(model: Any, row: dict[str, Any]) -> Score:
+    """The score of a row of one document, computed as it is defined."""
+    logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0].double()
+    loss, tokens, correct = 0.0, 0, 0
+    for position in range(1, len(row["input_ids"])):
+        if row["mask"][position]:
+            target = row["input_ids"][position]
+            loss -= float(functional.log_softmax(logits[position - 1], -1)[target])
+            tokens += 1
+            correct += int(logits[position - 1].argmax()) == target
+    return Score(loss, tokens, correct)
+
+
+@torch.no_grad()
+def losses_by_document(model: Any, rows: list[dict[str, Any]]) -> dict[int, list[float]]:
+    """The loss of every trained token, by the line of its document, from one batch of the given sequences."""
+    inputs = batches.collate(rows, PAD)
+    labels = inputs.pop("labels")[:, 1:]
+    logits = model(**inputs, use_cache=False).logits[:, :-1]
+    every = functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=batches.IGNORED)
+    found = {}
+    for row, losses, targets in zip(rows, every, labels, strict=True):
+        end = 0
+        for length, line in zip(row["lengths"], row["lines"], strict=True):
+            start, end = end, end + length
+            part = slice(max(0, start - 1), end - 1)  # the loss of a token stands where the token before it does
+            found[line] = losses[part][targets[part] != batches.IGNORED].tolist()
+    return found
+
+
+@pytest.mark.parametrize("tokens_at_once", [1, 200, 10_000])
+def test_score_is_as_defined(model: Any, prepare: Prepare, tokens_at_once: int) -> None:
+    """Losses, tokens and hits are those of a straightforward computation, row by row and in order."""
+    rows = sequences(prepare(facts(12), packing=False, **ALONE))
+    found = scoring.score(model, rows, PAD, tokens_at_once)
+    expected = [straight(model, row) for row in rows]
+    assert [(one.tokens, one.correct) for one in found] == [(one.tokens, one.correct) for one in expected]
+    assert [one.loss for one in found] == pytest.approx([one.loss for one in expected], rel=1e-5)
+
+
+def test_parts_of_the_logits_do_not_matter(model: Any, prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The vocabulary-wide logits are made in parts; the losses are those of the whole."""
+    rows = sequences(prepare(facts(12), packing=False, **ALONE))
+    whole = scoring.score(model, rows, PAD, 10_000)
+    monkeypatch.setattr(scoring, "POSITIONS_AT_ONCE", 7)
+    parts = scoring.score(model, rows, PAD, 10_000)
+    assert [one.loss for one in parts] == pytest.approx([one.loss for one in whole], rel=1e-5)
+    assert [one.tokens for one in parts] == [one.tokens for one in whole]
+
+
+@pytest.mark.parametrize("loss_on", ["assistant", "all"])
+def test_packed_documents_do_not_see_each_other(model: Any, prepare: Prepare, loss_on: str) -> None:
+    """Every token of a packed document has the loss that it has alone, to 1e-5 in float32."""
+    alone = sequences(prepare(facts(24), packing=False, loss_on=loss_on, **ALONE))
+    packed = sequences(prepare(facts(24), packing=True, loss_on=loss_on, **ALONE))
+    assert max(len(row["lengths"]) for row in packed) > 1
+    expected: dict[int, list[float]] = {}
+    for row in alone:
+        expected |= losses_by_document(model, [row])
+    found = losses_by_document(model, packed)
+    assert sorted(found) == sorted(expected) == list(range(1, 25))
+    for line, losses in expected.items():
+        assert found[line] == pytest.approx(losses, abs=1e-5)
+
+
+def test_padding_changes_nothing(model: Any, prepare: Prepare) -> None:
+    """A row beside a longer one has the losses that it has alone."""
+    rows = sequences(prepare(facts(8), packing=False, **ALONE))
+    assert len({len(row["input_ids"]) for row in rows}) > 1
+    together = losses_by_document(model, rows)
+    for row in rows:
+        for line, losses in losses_by_document(model, [row]).items():
+            assert together[line] == pytest.approx(losses, abs=1e-5)
+
+
+def test_positions_begin_again_at_every_document() -> None:
+    """A packed sequence counts its positions document by document, and padding is documents of one token."""
+    rows = [
+        {"input_ids": [5, 6, 7, 8, 9], "mask": [0, 1, 1, 0, 1], "lengths": [3, 2]},
+        {"input_ids": [5, 6], "mask": [0, 1], "lengths": [2]},
+    ]
+    found = {name: tensor.tolist() for name, tensor in batches.collate(rows, PAD).items()}
+    assert found == {
+        "input_ids": [[5, 6, 7, 8, 9], [5, 6, PAD, PAD, PAD]],
+        "labels": [[-100, 6, 7, -100, 9], [-100, 6, -100, -100, -100]],
+        "position_ids": [[0, 1, 2, 0, 1], [0, 1, 0, 0, 0]],
+    }
+
+
+def test_the_mean_is_over_tokens() -> None:
+    """A row counts by its trained tokens."""
+    assert scoring.mean_loss([Score(10.0, 10, 0), Score(90.0, 30, 0)]) == 2.5
+
+
+def test_no_rows(model: Any) -> None:
+    """Nothing held out gives no scores."""
+    assert scoring.score(model, [], PAD, 100) == []
+
+
+def test_the_model_is_put_back(model: Any, prepare: Prepare) -> None:
+    """A model that is training goes on training, and no gradient is left."""
+    rows = sequences(prepare(facts(3), packing=False, **ALONE))
+    for training in (True, False):
+        model.train(training)
+        scoring.score(model, rows, PAD, 100)
+        assert model.training is training
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_groups_hold_every_row_once() -> None:
+    """Rows are grouped by length, each once, and no group of several exceeds the tokens at once."""
+    rows = [{"input_ids": [0] * length} for length in (5, 90, 17, 17, 40, 3, 90)]
+    groups = list(scoring._grouped(rows, 100))
+    assert sorted(itertools.chain(*groups)) == list(range(7))
+    for group in groups:
+        assert len(group) == 1 or len(group) * max(len(rows[index]["input_ids"]) for index in group) <= 100

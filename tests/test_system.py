@@ -1,0 +1,56 @@
+"""The machine is sampled as it is, as often as asked, and once more at the end."""
+
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+from smollm3_ft import journal, system
+from smollm3_ft.journal import Journal
+
+
+def test_a_sample(tmp_path: Path) -> None:
+    """A sample has CPU, memory, disk and network, in percent and bytes that can be."""
+    values = system.sample(tmp_path, [])
+    assert 0 <= values["cpu_percent"] <= 100
+    assert 0 < values["memory_bytes"] < psutil.virtual_memory().total
+    assert 0 < values["memory_percent"] < 100
+    assert 0 < values["disk_free_bytes"] < psutil.disk_usage(str(tmp_path)).total
+    assert {"network_sent_bytes", "network_received_bytes"} < set(values)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "host.jsonl", "r")
+
+
+def test_the_end_is_sampled(tmp_path: Path, host: Journal) -> None:
+    """However short a run, there is a sample of it."""
+    stop = threading.Event()
+    stop.set()
+    assert system.watch(host, tmp_path, 60, stop) == 1
+    host.close()
+    assert [record.kind for record in journal.read(tmp_path / "host.jsonl")] == ["system"]
+
+
+def test_samples_come_at_intervals(tmp_path: Path, host: Journal) -> None:
+    """Samples are written while the run goes on, numbered, with the time and no step."""
+    stop = threading.Event()
+    watching = threading.Thread(target=system.watch, args=(host, tmp_path, 0.02, stop))
+    watching.start()
+    while len(journal.read(tmp_path / "host.jsonl")) < 3 and watching.is_alive():
+        stop.wait(0.01)
+    stop.set()
+    watching.join()
+    host.close()
+    records = journal.read(tmp_path / "host.jsonl")
+    assert [record.id for record in records] == [f"r:system:{n + 1}" for n in range(len(records))]
+    assert [record.step for record in records] == [None] * len(records)
+    assert sorted(record.time for record in records) == [record.time for record in records]
+
+
+def test_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
+    """The disk of a run is that of the nearest folder there is."""
+    free = system.sample(tmp_path / "not" / "yet", [])["disk_free_bytes"]
+    assert free == pytest.approx(system.sample(tmp_path, [])["disk_free_bytes"], rel=0.01)

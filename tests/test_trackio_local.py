@@ -1,0 +1,130 @@
+"""Metrics reach the local Trackio once each, at their steps, whatever was delivered before."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import configure
+
+from smollm3_ft import monitoring, runs
+from smollm3_ft.journal import Journal
+
+# Trackio settles where its data lies when it is first imported: a process of its own for each folder of runs.
+DELIVER = """
+import json, sys
+from pathlib import Path
+from smollm3_ft import journal, monitoring, runs
+from smollm3_ft.monitoring import local_trackio
+
+run = runs.read(Path(sys.argv[1]))
+numbers = [monitoring.deliver_new("trackio", run) for _ in range(2)]
+for name in monitoring.JOURNALS:
+    local_trackio.deliver(run, journal.read(run.path / name))  # all of it again
+from trackio.sqlite_storage import SQLiteStorage as storage
+
+print(json.dumps({
+    "numbers": numbers,
+    "runs": [dict(one) for one in storage.get_run_records(local_trackio.PROJECT)],
+    "logs": storage.get_logs(local_trackio.PROJECT, run.name),
+    "system": storage.get_system_logs(local_trackio.PROJECT, run.name),
+    "config": storage.get_run_config(local_trackio.PROJECT, run.name),
+}, default=str))
+"""
+
+
+def deliver(run: runs.Run) -> dict[str, Any]:
+    """Deliver the run's journals, and then all of them again. Returns what Trackio has."""
+    command = [sys.executable, "-c", DELIVER, run.folder]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def delivered(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """A run's journals delivered, gone on with, and delivered again."""
+    run = runs.begin(configure(name="a", runs_dir=str(tmp_path_factory.mktemp("trackio")), seed=7))
+    metrics, host = Journal(run.path / "metrics.jsonl", run.run_id), Journal(run.path / "host.jsonl", run.run_id)
+    found = []
+    for steps in ((10, 20), (30,)):
+        for step in steps:
+            metrics.write("train", {"loss": 1 / step, "grad_norm": float("nan")}, step)
+            metrics.write("event", {"what": "checkpoint"}, step)
+            host.write("system", {"cpu_percent": float(step)})
+        metrics.write("eval", {"loss": 2 / step}, step)
+        found.append(deliver(run))
+    metrics.close()
+    host.close()
+    return found
+
+
+def test_only_what_is_new_is_delivered(delivered: list[dict[str, Any]]) -> None:
+    """What was delivered before is not delivered again, in the same process or the next."""
+    assert [one["numbers"] for one in delivered] == [[7, 0], [4, 0]]
+
+
+def test_each_record_once(delivered: list[dict[str, Any]]) -> None:
+    """Delivering records again stores each of them once, under its own step."""
+    train = [(log["step"], log["train/loss"]) for log in delivered[1]["logs"] if "train/loss" in log]
+    validation = [(log["step"], log["eval/loss"]) for log in delivered[1]["logs"] if "eval/loss" in log]
+    assert train == [(10, 0.1), (20, 0.05), (30, 1 / 30)]
+    assert validation == [(20, 0.1), (30, 2 / 30)]
+
+
+def test_the_machine_once(delivered: list[dict[str, Any]]) -> None:
+    """Samples of the machine are stored once each, by time."""
+    assert [log["cpu_percent"] for log in delivered[1]["system"]] == [10.0, 20.0, 30.0]
+
+
+def test_times_are_those_of_the_journal(delivered: list[dict[str, Any]]) -> None:
+    """A record keeps the time at which it was written, not that of its delivery."""
+    for log in delivered[1]["logs"]:
+        assert log["wall_time"] == pytest.approx(timestamp(log["timestamp"]), abs=0.01)
+
+
+def timestamp(text: str) -> float:
+    import datetime
+
+    return datetime.datetime.fromisoformat(text).timestamp()
+
+
+def test_one_run_with_its_configuration(delivered: list[dict[str, Any]]) -> None:
+    """All of it is one run, which knows what it was told."""
+    assert [one["name"] for one in delivered[1]["runs"]] == ["a"]
+    assert delivered[1]["config"]["seed"] == 7
+
+
+def test_another_folder_in_one_process_is_said(tmp_path: Path) -> None:
+    """A process cannot write to the Trackio of two folders, and never writes to the wrong one."""
+    code = """
+import sys
+from pathlib import Path
+from smollm3_ft.monitoring import local_trackio
+local_trackio._storage(Path(sys.argv[1]))
+local_trackio._storage(Path(sys.argv[2]))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "a"), str(tmp_path / "b")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert f"Trackio writes to {tmp_path / 'a'} in this process, not to {tmp_path / 'b'}" in done.stderr
+
+
+def test_a_sink_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records that could not be delivered are delivered the next time, from the start of what was missing."""
+    run = runs.begin(configure(name="a", runs_dir=str(tmp_path)))
+    metrics = Journal(run.path / "metrics.jsonl", run.run_id)
+    metrics.write("train", {"loss": 1.0}, 1)
+    got: list[str] = []
+
+    def away(_run: runs.Run, _records: list[Any]) -> None:
+        raise ConnectionError
+
+    monkeypatch.setitem(monitoring.SINKS, "away", away)
+    with pytest.raises(ConnectionError):
+        monitoring.deliver_new("away", run)
+    metrics.write("train", {"loss": 2.0}, 2)
+    metrics.close()
+    monkeypatch.setitem(monitoring.SINKS, "away", lambda _, records: got.extend(record.id for record in records))
+    assert monitoring.deliver_new("away", run) == 2
+    assert got == [f"{run.run_id}:train:1", f"{run.run_id}:train:2"]
