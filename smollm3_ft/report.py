@@ -5,6 +5,8 @@ Everything is read from the run's folder: what is not there yet is left out.
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -87,18 +89,24 @@ def next_steps(run: Run, status: Status) -> list[str]:
     """What to do now, as commands where there is one."""
     if status in ("failed", "interrupted"):
         return [f"Go on where it stopped: {command(run)}", "See every step in the browser: make ui"]
-    model = run.path / "model"
+    model, trackio = run.path / "model", run.config.monitor.trackio == "local"
     return [
         f'Use the model: transformers.AutoModelForCausalLM.from_pretrained("{model}")',
-        "See the curves: smollm3-ft dashboard" if run.config.monitor.trackio == "local" else "See metrics.jsonl",
+        f"See the curves: {programs()}smollm3-ft dashboard" if trackio else "See metrics.jsonl",
         "See every step in the browser: make ui",
-        "Your own data: python -m flows.finetune data.source=rows.jsonl",
+        f"Your own data: {programs()}python -m flows.finetune data.source=rows.jsonl",
     ]
 
 
 def command(run: Run) -> str:
     """The command that goes on with this run."""
-    return f"python -m flows.finetune {run.path / 'config.yaml'}"
+    return f"{programs()}python -m flows.finetune {run.path / 'config.yaml'}"
+
+
+def programs() -> str:
+    """The folder of this environment's programs, as a prefix; nothing where it is on the PATH."""
+    folder = Path(sys.executable).parent
+    return "" if str(folder) in os.environ.get("PATH", "").split(os.pathsep) else f"{os.path.relpath(folder)}/"
 
 
 def render(template: str, run: Run, report: dict[str, Any]) -> str:

@@ -1,0 +1,309 @@
+"""A training that is killed, stopped or damaged ends as an undisturbed one does, bit for bit."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from conftest import MakePlan, facts
+from safetensors.numpy import load_file
+
+from smollm3_ft import checkpoints, files, fit, journal, processes, records
+from smollm3_ft.errors import ConfigError, FinetuneError, ProcessDied, Stopped, TrainingError
+from smollm3_ft.fit import TrainingPlan
+
+# The training process, sent a signal by itself as soon as its journal holds a line: at the worst moment, every time.
+SIGNALLED = """
+import os, signal, sys
+from smollm3_ft import journal, processes, training
+
+number, kind, step = signal.Signals[sys.argv.pop()], sys.argv.pop(), int(sys.argv.pop())
+write = journal.Journal.write
+
+
+def then_send(self, written, values, at=None):
+    write(self, written, values, at)
+    if at == step and kind in (written, values.get("what")):
+        os.kill(os.getpid(), number)
+
+
+journal.Journal.write = then_send
+os._exit(processes.child(training.main))
+"""
+STEPS = {
+    "train__max_steps": 20,
+    "train__warmup_steps": 4,
+    "train__save_steps": 4,
+    "train__eval_steps": 5,
+    "train__logging_steps": 3,
+}
+
+
+class Trained(NamedTuple):
+    """A run that was trained, and how each of its attempts ended."""
+
+    plan: TrainingPlan
+    ends: list[Exception | None]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.plan.folder)
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+    def told(self, *kinds: str) -> list[tuple[Any, ...]]:
+        """What must not depend on what happened on the way: ids without the run, steps, and values without times."""
+        timed = ("tokens_per_second", "memory_bytes")
+        return [
+            (line["id"].partition(":")[2], line["step"], {k: v for k, v in line["values"].items() if k not in timed})
+            for line in self.lines
+            if line["kind"] in kinds
+        ]
+
+
+def attempt(plan: TrainingPlan, *signalled: str) -> Exception | None:
+    """Train once. Returns how it ended."""
+    module = "signalled" if signalled else "smollm3_ft.training"
+    try:
+        processes.run(module, f"{plan.folder}/plan.json", *signalled, on_line=print)
+    except FinetuneError as error:
+        return error
+    return None
+
+
+def undisturbed(plan: TrainingPlan) -> Trained:
+    return Trained(plan, [attempt(plan)])
+
+
+def disturbed(plan: TrainingPlan) -> Trained:
+    """Killed at its first checkpoint, stopped, its newest checkpoint damaged, and killed before it wrote its model."""
+    folder = Path(plan.folder)
+    ends = [attempt(plan, "4", "checkpoint", "SIGKILL"), attempt(plan, "9", "train", "SIGTERM")]
+    newest = checkpoints.complete(folder / "checkpoints")[-1] / "model.safetensors"
+    content = newest.read_bytes()
+    newest.write_bytes(content[:-50] + bytes(50))
+    ends += [attempt(plan, "20", "checkpoint", "SIGKILL"), attempt(plan)]
+    return Trained(plan, ends)
+
+
+def killed(plan: TrainingPlan) -> Trained:
+    """Killed at its second checkpoint."""
+    return Trained(plan, [attempt(plan, "8", "checkpoint", "SIGKILL"), attempt(plan)])
+
+
+def of_other_code(plan: TrainingPlan) -> Trained:
+    """Its plan was made by other code."""
+    fit.write(Path(plan.folder) / "plan.json", plan.model_copy(update={"code": "0" * 32}))
+    return undisturbed(plan)
+
+
+@pytest.fixture(scope="module")
+def runs_trained(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Trained]]:
+    """Runs trained in different circumstances, two at a time."""
+    folder = tmp_path_factory.mktemp("training")
+    (folder / "signalled.py").write_text(SIGNALLED)
+    lora = {"train__adapter": "lora", "train__lora": {"r": 4, "dropout": 0.1}}
+    diverging = {"train__learning_rate": 1e9, "train__warmup_steps": 0, "train__logging_steps": 100}
+    planned = {
+        "disturbed": (disturbed, {}),
+        "whole": (undisturbed, {}),
+        "lora": (undisturbed, lora),
+        "lora killed": (killed, lora),
+        "diverging": (undisturbed, diverging),
+        "other code": (of_other_code, {}),
+    }
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as threads:
+        patch.setenv("PYTHONPATH", str(folder))
+        patch.setenv("OMP_NUM_THREADS", "1")  # two at a time
+        futures = {
+            name: threads.submit(
+                work, make_plan(folder / "runs", name.replace(" ", "-"), facts(60), **{**STEPS, **given})
+            )
+            for name, (work, given) in planned.items()
+        }
+        yield {name: future.result() for name, future in futures.items()}
+
+
+@pytest.fixture(scope="module")
+def whole(runs_trained: dict[str, Trained]) -> Trained:
+    return runs_trained["whole"]
+
+
+@pytest.fixture(scope="module")
+def broken(runs_trained: dict[str, Trained]) -> Trained:
+    return runs_trained["disturbed"]
+
+
+def model_bytes(trained: Trained) -> bytes:
+    return (trained.folder / "model" / "model.safetensors").read_bytes()
+
+
+def test_it_learns(whole: Trained) -> None:
+    """In twenty steps the loss of training and validation falls by half and more."""
+    for kind in ("train", "eval"):
+        losses = [values["loss"] for _, _, values in whole.told(kind)]
+        assert losses[-1] < losses[0] / 2
+
+
+def test_the_journal_has_every_interval(whole: Trained) -> None:
+    """Training is written every logging_steps, validation every eval_steps and at the end."""
+    assert [step for _, step, _ in whole.told("train")] == [3, 6, 9, 12, 15, 18]
+    assert [step for _, step, _ in whole.told("eval")] == [5, 10, 15, 20]
+    assert [values["what"] for _, _, values in whole.told("event")] == ["started", *["checkpoint"] * 5, "finished"]
+
+
+def test_the_record_of_a_training(whole: Trained) -> None:
+    """A finished training has a record of its model, under the mark of its plan."""
+    done = records.read(whole.folder / fit.TRAINED, fit.mark(whole.plan), whole.folder / "model")
+    assert done is not None
+    assert (done["steps"], done["resumed_from"]) == (20, None)
+    assert done["final_loss"] == whole.told("train")[-1][2]["loss"]
+    assert done["tokens"] > done["supervised_tokens"] > 0
+
+
+def test_tokens_are_counted_without_padding(whole: Trained) -> None:
+    """The tokens trained on are those of the prepared rows, as often as they were taken."""
+    done = files.read_json(whole.folder / fit.TRAINED)["values"]
+    expected = whole.plan.prepared.tokens * whole.plan.settings.epochs
+    assert done["tokens"] == pytest.approx(expected, rel=0.05)
+
+
+def test_only_the_newest_checkpoints_stay(whole: Trained) -> None:
+    """As many checkpoints are kept as was said, each complete, and nothing partial beside them."""
+    kept = whole.folder / "checkpoints"
+    assert [checkpoints.step(path) for path in checkpoints.complete(kept)] == [16, 20]
+    assert all(checkpoints.is_undamaged(path) for path in checkpoints.complete(kept))
+    assert [path.name for path in kept.iterdir() if path.name.startswith(".")] == []
+
+
+def test_no_pickle_of_settings_is_kept(whole: Trained) -> None:
+    """A checkpoint holds no training_args.bin, which could hold a token."""
+    assert list((whole.folder / "checkpoints").rglob("training_args.bin")) == []
+
+
+def test_the_model_loads(whole: Trained, tiny: Path) -> None:
+    """The final model loads, talks with the template of its base, and differs from it in every matrix."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(whole.folder / "model")
+    assert model.config.use_cache
+    given, base = (AutoTokenizer.from_pretrained(place).chat_template for place in (whole.folder / "model", tiny))
+    assert given == base
+    trained, before = load_file(whole.folder / "model" / "model.safetensors"), load_file(tiny / "model.safetensors")
+    assert all((trained[name] != weight).any() for name, weight in before.items())
+
+
+def test_how_a_disturbed_run_went(broken: Trained) -> None:
+    """Killed, it died; told to stop, it stopped; killed again, it died; and then it finished."""
+    assert [type(end) for end in broken.ends] == [ProcessDied, Stopped, ProcessDied, type(None)]
+    assert "SIGKILL" in str(broken.ends[0])
+
+
+def test_it_goes_on_where_it_was(broken: Trained) -> None:
+    """It resumes from the checkpoint that it was killed behind, the one before the damaged one, and its last."""
+    events = [(values["what"], step) for _, step, values in broken.told("event") if values["what"] != "checkpoint"]
+    assert events == [
+        ("started", 0),
+        ("resumed", 4),
+        ("interrupted", 10),
+        ("resumed", 8),
+        ("resumed", 20),
+        ("finished", 20),
+    ]
+
+
+def test_told_to_stop_it_saves_at_once(broken: Trained) -> None:
+    """A training that is told to stop saves after the step that it is in."""
+    saved = [step for _, step, values in broken.told("event") if values["what"] == "checkpoint"]
+    assert saved[:3] == [4, 8, 10]
+
+
+def test_a_damaged_checkpoint_is_named(broken: Trained) -> None:
+    """A checkpoint that is not as it was written is set aside, kept, and named in the journal."""
+    assert [values["what"] for _, _, values in broken.told("alert")] == [
+        "a damaged checkpoint was set aside as .damaged-checkpoint-10"
+    ]
+    assert (broken.folder / "checkpoints" / ".damaged-checkpoint-10").is_dir()
+
+
+def test_the_weights_are_the_same(whole: Trained, broken: Trained) -> None:
+    """Killed, stopped, damaged, and killed after its last step, a training ends with the bytes of a quiet one."""
+    assert model_bytes(broken) == model_bytes(whole)
+
+
+def test_the_journal_is_the_same(whole: Trained, broken: Trained) -> None:
+    """Its training and validation records are those of an undisturbed one: ids, steps, losses, counts."""
+    assert broken.told("train", "eval") == whole.told("train", "eval")
+
+
+def test_each_id_once(broken: Trained) -> None:
+    """However often it began again, no id is in the journal twice."""
+    ids = [line["id"] for line in broken.lines]
+    assert len(set(ids)) == len(ids)
+
+
+def test_an_adapter_is_merged(runs_trained: dict[str, Trained], tiny: Path) -> None:
+    """With LoRA the model is a whole one: the linear layers changed, everything else as it was."""
+    trained = load_file(runs_trained["lora"].folder / "model" / "model.safetensors")
+    base = load_file(tiny / "model.safetensors")
+    assert sorted(trained) == sorted(base)
+    changed = {name for name, weight in base.items() if (trained[name] != weight).any()}
+    assert changed == {name for name in base if "_proj" in name}
+
+
+def test_an_adapter_learns(runs_trained: dict[str, Trained]) -> None:
+    """With LoRA the validation loss falls."""
+    losses = [values["loss"] for _, _, values in runs_trained["lora"].told("eval")]
+    assert losses[-1] < losses[0]
+
+
+def test_an_adapter_is_the_same_again(runs_trained: dict[str, Trained]) -> None:
+    """The adapter's start and its dropout come from the seed: another run, killed on its way, has the same bytes."""
+    assert isinstance(runs_trained["lora killed"].ends[0], ProcessDied)
+    assert model_bytes(runs_trained["lora killed"]) == model_bytes(runs_trained["lora"])
+
+
+def test_a_checkpoint_of_an_adapter_is_small(runs_trained: dict[str, Trained], whole: Trained) -> None:
+    """With LoRA only the adapter is saved on the way."""
+    sizes = [
+        sum(path.stat().st_size for path in (run.folder / "checkpoints" / "checkpoint-20").rglob("*"))
+        for run in (runs_trained["lora"], whole)
+    ]
+    assert sizes[0] < sizes[1] / 5
+
+
+def test_a_training_that_diverges_fails(runs_trained: dict[str, Trained]) -> None:
+    """A loss that is no number ends the training with a failure, an alert and no model, though no line was due."""
+    diverged = runs_trained["diverging"]
+    (end,) = diverged.ends
+    assert type(end) is TrainingError
+    assert "diverged" in end.message
+    assert "train.learning_rate" in end.remedy
+    assert [values["level"] for _, _, values in diverged.told("alert")] == ["error"]
+    assert not (diverged.folder / "model").exists()
+    assert not (diverged.folder / fit.TRAINED).exists()
+
+
+def test_a_diverged_checkpoint_is_not_kept(runs_trained: dict[str, Trained]) -> None:
+    """Weights that are no numbers are never saved."""
+    assert checkpoints.complete(runs_trained["diverging"].folder / "checkpoints") == []
+
+
+def test_a_plan_of_other_code_is_not_trained(runs_trained: dict[str, Trained]) -> None:
+    """The process refuses a plan that was made by other code, before it writes anything."""
+    refused = runs_trained["other code"]
+    (end,) = refused.ends
+    assert isinstance(end, ConfigError)
+    assert "code here is" in str(end)
+    assert not (refused.folder / "metrics.jsonl").exists()
+
+
+def test_ids_name_the_run(whole: Trained) -> None:
+    """Every id begins with the run's, so that runs do not mix anywhere."""
+    assert {record.id.partition(":")[0] for record in journal.read(whole.folder / "metrics.jsonl")} == {
+        whole.plan.run_id
+    }
