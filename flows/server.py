@@ -27,6 +27,7 @@ import psutil
 
 from smollm3_ft import files
 from smollm3_ft.errors import FinetuneError
+from smollm3_ft.processes import without_secrets
 
 STARTED: list[subprocess.Popen[bytes]] = []  # by this process; another may be the one that ends it
 SECONDS_TO_START = 180
@@ -104,7 +105,7 @@ def _start(folder: Path) -> Server:
     with (folder / ".server-log").open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            env={**os.environ, **_settings(server)},
+            env={**without_secrets(os.environ), **_settings(server)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import IO
 
@@ -114,12 +114,13 @@ def _parent() -> int:
     return int(os.environ.get(PARENT, os.getppid()))
 
 
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment for a child that needs no token, key or password."""
+    return {name: value for name, value in environment.items() if not any(word in name for word in SECRET_WORDS)}
+
+
 def _environment() -> dict[str, str]:
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("PREFECT_") and not any(word in name for word in SECRET_WORDS)
-    }
+    kept = {name: value for name, value in without_secrets(os.environ).items() if not name.startswith("PREFECT_")}
     # A thread that spins while it waits halves a machine's work for everybody: with another process on one of two
     # cores, training ran at a twentieth of its speed.
     kept.setdefault("OMP_WAIT_POLICY", "passive")

@@ -15,7 +15,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from smollm3_ft.config import Config, Section, union_members
+from smollm3_ft.config import Config, Section, Source, union_members
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.unbuilt import unbuilt
 from smollm3_ft.validation import keys, validate
@@ -66,6 +66,9 @@ def resolve(
     if problems:
         raise ConfigError(*problems)
     config = _with_absolute_places(config)
+    forbidden = list(_outside_of_roots(config, environment.get("SMOLLM3_FT_READ_ROOTS", "")))
+    if forbidden:
+        raise ConfigError(*forbidden)
     overridden = {key for layer in (file, explicit) for key, _ in flatten(_without_nulls(layer))}
     return Resolved(config, {key: name for key, (name, _) in known.items() if key not in overridden})
 
@@ -255,6 +258,23 @@ def _with_absolute_places(config: Config) -> Config:
             "model": model.model_copy(update={"name": _absolute(model.name)}),
         }
     )
+
+
+def _outside_of_roots(config: Config, roots: str) -> Iterator[Problem]:
+    """Places that this machine's environment does not let a run read: links and `..` are followed first."""
+    allowed = [Path(root).resolve() for root in roots.split(os.pathsep) if root]
+    source = config.data.source
+    places = [("model.name", config.model.name)]
+    places += [("data.source", one if isinstance(one, str) else one.source) for one in _listed(source)]
+    for key, place in places:
+        path = Path(place).expanduser()
+        local = path.exists() or path.is_absolute() or ".." in path.parts
+        if allowed and local and not any(path.resolve().is_relative_to(root) for root in allowed):
+            yield Problem(key, f"{place} may not be read here", f"allowed is what lies in {roots}")
+
+
+def _listed(source: str | tuple[Source, ...]) -> tuple[str | Source, ...]:
+    return (source,) if isinstance(source, str) else source
 
 
 def _absolute(place: str) -> str:

@@ -36,9 +36,12 @@ def _problems(errors: Sequence[ErrorDetails]) -> list[Problem]:
     known = set(keys())
     for error in errors:
         # pydantic puts the alternative of a union that did not fit between the keys, or behind them
-        path = [part for part in error["loc"] if isinstance(part, int) or (part.isidentifier() and part != "str")]
+        *above, last = error["loc"]
+        path = [part for part in above if isinstance(part, int) or _is_key(part)]
+        unknown = error["type"] == "extra_forbidden"
+        path += [last] if unknown or isinstance(last, int) or _is_key(last) else []
         named = [str(part) for part in path if not isinstance(part, int)]
-        if error["type"] == "extra_forbidden":
+        if unknown:
             near = difflib.get_close_matches(".".join(named), known, n=1, cutoff=0.5)
             found[_dotted(path)] = ["there is no such key" + (f"; did you mean {near[0]}?" if near else "")]
             continue
@@ -48,6 +51,10 @@ def _problems(errors: Sequence[ErrorDetails]) -> list[Problem]:
         found.setdefault(_dotted(path), []).append(_wording(error))
     deepest = {key for key in found if not any(other.startswith(f"{key}.") for other in found)}
     return [Problem(key, " or ".join(dict.fromkeys(found[key]))) for key in found if key in deepest]
+
+
+def _is_key(part: str) -> bool:
+    return part.isidentifier() and part != "str"
 
 
 def _dotted(path: Sequence[int | str]) -> str:

@@ -73,9 +73,10 @@ def test_a_damaged_one_is_set_aside(folder: Path, name: str, damage: object) -> 
     assert names(folder) == [".damaged-checkpoint-100", ".partial-save", "checkpoint-10", "checkpoint-5"]
 
 
-def test_a_damaged_manifest_is_damage(folder: Path) -> None:
+@pytest.mark.parametrize("content", ["", '{"fi', "{}", "[]", '{"files": []}', '{"files": {"model.bin": 12}}'])
+def test_a_damaged_manifest_is_damage(folder: Path, content: str) -> None:
     """A manifest that cannot be read proves nothing."""
-    shorter(folder / "checkpoint-100" / checkpoints.MANIFEST)
+    (folder / "checkpoint-100" / checkpoints.MANIFEST).write_text(content)
     assert checkpoints.newest(folder) == (folder / "checkpoint-10", [".damaged-checkpoint-100"])
 
 

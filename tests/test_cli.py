@@ -130,3 +130,15 @@ def test_fresh_sets_the_old_run_aside(tmp_path: Path) -> None:
     finetune("name=mine", f"runs_dir={tmp_path}", "data.source=nothing.jsonl", "--fresh")
     aside = [runs.read(path).run_id for path in (tmp_path / ".old").iterdir()]
     assert aside == [run.run_id]
+
+
+def test_a_machine_may_say_what_is_read(tmp_path: Path, runs_dir: str) -> None:
+    """With SMOLLM3_FT_READ_ROOTS, a source elsewhere is refused, also through `..`; the built-in ones are not."""
+    allowed = tmp_path / "allowed"
+    allowed.mkdir()
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    for place in (tmp_path / "rows.jsonl", f"{allowed}/../rows.jsonl"):
+        done = finetune("--plan", runs_dir, f"data.source={place}", SMOLLM3_FT_READ_ROOTS=str(allowed))
+        assert done.returncode == 2
+        assert "may not be read here" in done.stderr
+    assert finetune("--plan", runs_dir, SMOLLM3_FT_READ_ROOTS=str(allowed)).returncode == 0

@@ -41,7 +41,9 @@ def test_no_record_is_no_hit(folder: Path) -> None:
     assert read(folder) is None
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"fingerprint": "mark"}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"fingerprint": "mark"}', '{"fingerprint": "mark", "files": 3}']
+)
 def test_a_damaged_record_is_no_hit(folder: Path, content: str) -> None:
     """A record that cannot be read is as none."""
     (folder / records.RECORD).write_text(content)

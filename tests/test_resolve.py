@@ -1,5 +1,6 @@
 """Recipe, environment, file and words become one configuration, and a mistake in any of them one clear line."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,12 @@ def test_lists_and_mappings_as_words() -> None:
         ("learning_rate=1", "learning_rate", "did you mean train.learning_rate?"),
         ("train.packing=true", "train.packing", "did you mean data.packing?"),
         ("train.lora.rank=3", "train.lora.rank", "there is no such key"),
+        ("train.learning-rate=1", "train.learning-rate", "did you mean train.learning_rate?"),
+        ("data.str=x", "data.str", "there is no such key"),
+        ("data.source=[{source: a, colums: {}}]", "data.source.0.colums", "did you mean data.source.columns?"),
+        ("data.source=[{source: a}, {source: b, weight: -1}]", "data.source.1.weight", "greater than 0, not -1"),
+        ("seed=4294967296", "seed", "less than 4294967296"),
+        ("train.epochs=inf", "train.epochs", "finite number"),
         ("train.scheduler=cosin", "train.scheduler", "nearest: cosine"),
         ("recipe=sft_ful", "recipe", "did you mean sft_full?"),
         ("train.epochs=many", "train.epochs", "valid number"),
@@ -209,11 +216,47 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
     assert resolved(file=resolve.read_file(path)) == resolved()
 
 
-def test_files_keep_references_as_text(tmp_path: Path) -> None:
-    """A configuration cannot read the environment: what looks like a reference is text."""
+PROMPTS = ["${oc.env:HOME}", r"\${oc.env:HOME}", "Hello ${", "???", "[INST] be", "{x} be", "a: b # c", "~x"]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_text_is_taken_as_it_stands(prompt: str) -> None:
+    """A configuration reads nothing from the environment and interprets no text: what is given is what is used."""
+    once = resolved(f"data.system_prompt={prompt}")
+    assert once.data.system_prompt == prompt
+    assert resolve.resolve(once, {}).config.data.system_prompt == prompt
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_a_file_takes_text_as_it_stands(tmp_path: Path, prompt: str) -> None:
+    """As the command line, so a file."""
     path = tmp_path / "c.yaml"
-    path.write_text("data:\n  system_prompt: ${oc.env:HOME}\n")
-    assert resolved(file=resolve.read_file(path)).data.system_prompt == "${oc.env:HOME}"
+    path.write_text(json.dumps({"data": {"system_prompt": prompt}}))
+    assert resolved(file=resolve.read_file(path)).data.system_prompt == prompt
+
+
+def test_dotted_keys_in_a_file(tmp_path: Path) -> None:
+    """A file may write keys as the command line does, beside sections."""
+    path = tmp_path / "c.yaml"
+    path.write_text("train:\n  epochs: 2\ntrain.max_steps: 5\n")
+    train = resolved(file=resolve.read_file(path)).train
+    assert (train.epochs, train.max_steps) == (2, 5)
+
+
+def test_a_variable_that_is_no_value() -> None:
+    """A variable that cannot be read is named by its own name."""
+    assert str(problems(environment={"BATCH_SIZE": "[1"})[0]).startswith("BATCH_SIZE: '[1' in the environment")
+
+
+@pytest.mark.parametrize("name", ["learning-rate", "str", "2x"])
+def test_a_key_of_no_section_is_named(name: str) -> None:
+    """A wrong key is named as it was written, whatever characters it has."""
+    assert [problem.where for problem in problems(f"{name}=1")] == [name]
+
+
+def test_columns_may_have_any_name() -> None:
+    """Their columns are not our keys: any name will do."""
+    assert resolved("data.columns={1: prompt, a-b: completion}").data.columns == {"1": "prompt", "a-b": "completion"}
 
 
 REFUSED = [

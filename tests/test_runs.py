@@ -209,6 +209,23 @@ def test_only_runs_are_listed(tmp_path: Path, config: Config) -> None:
     assert runs.listed(tmp_path / "none") == []
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema_version": 1}'])
+def test_a_damaged_run_is_in_nobodys_way(tmp_path: Path, config: Config, content: str) -> None:
+    """A run that cannot be read does not keep others from being found."""
+    runs.begin(config)
+    other = runs.begin(config.model_copy(update={"name": "b"}))
+    (other.path / runs.RECORD).write_text(content)
+    assert runs.to_go_on_with(asked(tmp_path)) == "a"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_damaged_report_is_none(config: Config, content: str) -> None:
+    """A run whose report cannot be read was interrupted."""
+    run = runs.begin(config)
+    (run.path / "report.json").write_text(content)
+    assert runs.status(run.path) == "interrupted"
+
+
 def test_marks(config: Config) -> None:
     """The fingerprints of finished steps are kept one by one."""
     run = runs.begin(config)
