@@ -120,7 +120,9 @@ def _settings(name: str, folder: Path) -> dict[str, Any]:
     except (OSError, json.JSONDecodeError):
         raise ConfigError(Problem("model.name", f"{folder} has no readable config.json", "name a model")) from None
     needed = ("num_hidden_layers", "hidden_size", "vocab_size", "max_position_embeddings")
-    if any(key not in settings for key in needed) or "CausalLM" not in str(settings.get("architectures")):
+    if not all(isinstance(settings.get(key), int) for key in needed) or "CausalLM" not in str(
+        settings.get("architectures")
+    ):
         raise ConfigError(Problem("model.name", f"{name} is no language model of one decoder", "name a SmolLM3"))
     return settings
 

@@ -14,6 +14,7 @@ from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.formats import BadRow
 from smollm3_ft.models import ModelPlan
+from smollm3_ft.packing import pack
 from smollm3_ft.sources import SourcePlan
 
 SAMPLED_ROWS = 200
@@ -71,25 +72,25 @@ def _estimate(config: Config, model: ModelPlan, pinned: tuple[SourcePlan, ...]) 
     if any(source.kind == "hub" for source in pinned):
         return Estimate(rows=None, tokens=None, settings=None, predicted=None, device=device.name)
     chat = chats.load(Path(model.folder))
-    rows = kept = tokens = sampled = 0
+    rows = kept = tokens = 0
+    sampled: list[int] = []
     for source in pinned:
-        for split in sources.HELD_OUT:
-            rows += _count(source, split)
+        held_out = sum(_count(source, split) for split in sources.HELD_OUT)
         training = _count(source, "train")
         if training == 0:
             raise ConfigError(Problem("data.source", f"{source.source} has no rows", "name a source that has"))
-        rows += training
-        held_out = sum(s for s in (config.data.validation, config.data.test) if isinstance(s, float))
-        given = sum(1 for split in sources.HELD_OUT if split in source.splits)
+        rows += training + held_out
+        shares = sum(share for share in (config.data.validation, config.data.test) if isinstance(share, float))
+        trained = training if held_out else int(training * (1 - shares))
         lengths = _sample(source, config, chat)
-        sampled += len(lengths)
-        share = 1.0 if given else 1.0 - held_out
-        kept += int(training * share)
-        tokens += int(training * share * sum(lengths) / max(1, len(lengths)))
+        sampled += lengths
+        kept += trained
+        tokens += int(trained * sum(lengths) / max(1, len(lengths)))
     if not sampled:
         return Estimate(rows=rows, tokens=None, settings=None, predicted=None, device=device.name)
-    sequences = max(1, -(-tokens // config.data.max_length)) if config.data.packing else kept
-    work = fit.Work(sequences, tokens, config.data.max_length if config.data.packing else tokens // max(1, kept))
+    packed = len(pack(sampled, config.data.max_length)) if config.data.packing else len(sampled)
+    longest = config.data.max_length if config.data.packing else max(sampled)
+    work = fit.Work(max(1, round(packed * kept / len(sampled))), tokens, longest)
     settings = fit.settle(config, work, model, device)
     predicted = fit.predict(config, settings, work, model, device)
     return Estimate(rows=rows, tokens=tokens, settings=settings, predicted=predicted, device=device.name)

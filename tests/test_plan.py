@@ -33,7 +33,7 @@ def test_everything_is_pinned(tmp_path: Path, tiny: Path) -> None:
 @pytest.mark.parametrize("packing", [True, False])
 def test_the_estimate_is_near(tmp_path: Path, tiny: Path, make_plan: MakePlan, packing: bool) -> None:
     """Tokens and steps are estimated from a sample to a few percent of what preparation counts."""
-    given = {"data__packing": packing, "data__max_length": 128}
+    given = {"data__packing": packing, "data__max_length": 512}
     estimate = made(tmp_path, tiny, facts(500), **given).estimate
     exact = make_plan(tmp_path / "exact" / "runs", "a", facts(500), **given)
     assert estimate.rows == 500

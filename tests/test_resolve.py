@@ -49,9 +49,9 @@ def test_words_beat_file() -> None:
 
 def test_layers_merge_key_by_key() -> None:
     """A layer that sets one key of a section leaves the others as the layers below have them."""
-    config = resolved("train.max_steps=5", environment={"BATCH_SIZE": "4"}, file={"train": {"epochs": 2}})
-    assert (config.train.max_steps, config.train.batch_size, config.train.epochs) == (5, 4, 2)
-    assert config.train.effective_batch_size == 8  # the recipe's
+    config = resolved("train.max_steps=5", environment={"MAX_SEQ_LENGTH": "64"}, file={"train": {"epochs": 2}})
+    assert (config.train.max_steps, config.data.max_length, config.train.epochs) == (5, 64, 2)
+    assert config.train.learning_rate == resolved().train.learning_rate  # the recipe's
 
 
 def test_null_leaves_the_layer_below() -> None:
