@@ -9,7 +9,7 @@ comma := ,
 extras = $(if $(strip $(1)),[$(strip $(1))])
 install = $(PIP) install -c requirements.lock -e '.$(call extras,$(1))'
 
-.PHONY: run test setup ui up deploy worker lint types lock
+.PHONY: run test setup ui lint lock
 
 run: $(VENV)/.base
 	$(BIN)/python -m flows.finetune demo name=demo

@@ -21,6 +21,7 @@ from smollm3_ft.resolve import Resolved
 
 DONE, FAILED, USAGE, BLOCKED = 0, 1, 2, 3
 Words = Annotated[list[str] | None, typer.Argument(metavar="[RECIPE or FILE.yaml] [key=value ...]")]
+RunsDir = Annotated[str, typer.Argument(help="The folder of all runs.", metavar="[runs_dir=FOLDER]")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 # The terminal shows our own lines; Prefect's pages show those and its own.
@@ -223,6 +224,14 @@ def _show_plan(resolved: Resolved) -> None:
     console.print(table)
 
 
+def _there(words: str) -> Path:
+    """The folder that `runs`, or `runs_dir=runs`, names."""
+    folder = Path(words.removeprefix("runs_dir=")).absolute()
+    if not folder.is_dir():
+        raise ConfigError(Problem("runs_dir", f"there is no folder {folder}", "begin a run first, or name another"))
+    return folder
+
+
 @app.command("plan")
 def _plan(words: Words = None, debug: Debug = False) -> None:  # noqa: ARG001  # debug is read by _guarded
     """What a run would do, what it needs, and how long it takes; spends nothing."""
@@ -230,32 +239,32 @@ def _plan(words: Words = None, debug: Debug = False) -> None:  # noqa: ARG001  #
 
 
 @app.command("runs")
-def _runs(runs_dir: Annotated[Path, typer.Argument(help="The folder of all runs.")] = Path("runs")) -> None:
+def _runs(runs_dir: RunsDir = "runs") -> None:
     """The runs there are, the newest first."""
     table = Table(box=None, padding=(0, 2))
     for column in ("name", "status", "began", "model"):
         table.add_column(column)
-    for run in runs.listed(runs_dir.absolute()):
+    for run in runs.listed(_there(runs_dir)):
         table.add_row(run.name, runs.status(run.path), run.created, run.config.model.name)
     console.print(table)
 
 
 @app.command("dashboard")
-def _dashboard(runs_dir: Annotated[Path, typer.Argument(help="The folder of all runs.")] = Path("runs")) -> None:
+def _dashboard(runs_dir: RunsDir = "runs") -> None:
     """Trackio's dashboard over the local runs, until Ctrl-C."""
     from smollm3_ft.monitoring import local_trackio
 
-    os.environ["TRACKIO_DIR"] = str(local_trackio.folder(runs_dir.absolute()))
+    os.environ["TRACKIO_DIR"] = str(local_trackio.folder(_there(runs_dir)))
     os.execvp(sys.executable, [sys.executable, "-m", "trackio.cli", "show", "--project", local_trackio.PROJECT])  # noqa: S606
 
 
 @app.command("ui")
-def _ui(runs_dir: Annotated[Path, typer.Argument(help="The folder of all runs.")] = Path("runs")) -> None:
+def _ui(runs_dir: RunsDir = "runs") -> None:
     """Prefect's pages over the local runs, until Ctrl-C."""
     from flows import server
 
     signal.signal(signal.SIGTERM, _terminated)
-    place = runs_dir.absolute()
+    place = _there(runs_dir)
     plan.check_writable(place)
     with server.running(place) as prefect:
         login = f"  (password {prefect.password})" if prefect.password else ""

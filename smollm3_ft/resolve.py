@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import yaml
-from omegaconf._utils import get_yaml_loader
+from omegaconf import OmegaConf
 
 from smollm3_ft.config import Config, Section, Source, union_members
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.unbuilt import unbuilt
 from smollm3_ft.validation import keys, validate
 
+OF_A_SOURCE = ("source", "config", "split", "format", "columns")
 NO_MAPPING = "is not a mapping of keys to values"
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -55,29 +56,41 @@ def resolve(
     file = file or {}
     known = _from_environment(environment)
     recipe = explicit.get("recipe") or file.get("recipe") or "demo"
-    environment_layer = _nested({key: value for key, (_, value) in known.items()})
-    layers = [defaults(Config), _recipe(str(recipe)), environment_layer, file, explicit]
-    values: dict[str, Any] = {}
-    for layer in layers:
-        values = _merged(values, _without_nulls(layer))
-    config = validate(values)
-    problems = [*_contradictions(config), *unbuilt(config, environment)]
+    layers = [_recipe(str(recipe)), _nested({key: value for key, (_, value) in known.items()}), file, explicit]
+    given_keys = {key for layer in (file, explicit) for key, _ in flatten(_without_nulls(layer))}
+    from_environment = {key: name for key, (name, _) in known.items() if key not in given_keys}
+    try:
+        config = validate(_merged(defaults(Config), *_each_with_its_source(layers)))
+        problems = [*_contradictions(config), *unbuilt(config, environment)]
+        config = _with_absolute_places(config)
+        problems += _outside_of_roots(config, environment.get("SMOLLM3_FT_READ_ROOTS", ""))
+    except ConfigError as error:
+        problems = list(error.problems)
     if problems:
-        raise ConfigError(*problems)
-    config = _with_absolute_places(config)
-    forbidden = list(_outside_of_roots(config, environment.get("SMOLLM3_FT_READ_ROOTS", "")))
-    if forbidden:
-        raise ConfigError(*forbidden)
-    overridden = {key for layer in (file, explicit) for key, _ in flatten(_without_nulls(layer))}
-    return Resolved(config, {key: name for key, (name, _) in known.items() if key not in overridden})
+        raise ConfigError(*(_with_variable(problem, from_environment) for problem in problems))
+    return Resolved(config, from_environment)
+
+
+def _each_with_its_source(layers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The layers without nulls; what belongs to a source goes when a layer above names another one."""
+    kept = [_without_nulls(layer) for layer in layers]
+    for index, layer in enumerate(kept):
+        if any("source" in (above.get("data") or {}) for above in kept[index + 1 :]):
+            data = {key: value for key, value in layer.get("data", {}).items() if key not in OF_A_SOURCE}
+            kept[index] = {**layer, "data": data}
+    return kept
+
+
+def _with_variable(problem: Problem, from_environment: Mapping[str, str]) -> Problem:
+    """A value that nobody typed is named by the variable that gave it, too."""
+    name = from_environment.get(problem.where)
+    return problem._replace(where=f"{problem.where} (from {name})") if name else problem
 
 
 def read_file(path: Path) -> dict[str, Any]:
     """A YAML configuration as nested dicts. Raises ConfigError naming file, line and what is wrong."""
     try:
-        # OmegaConf's loader knows 2e-5 for a number and refuses a key given twice; its containers would look
-        # `${oc.env:...}` up, and put secrets in.
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=get_yaml_loader()) or {}  # noqa: S506  # a safe one
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader) or {}  # noqa: S506  # a safe one
     except UnicodeDecodeError:
         raise ConfigError(Problem(str(path), "is not UTF-8 text", "give a YAML file")) from None
     except OSError as error:
@@ -165,16 +178,38 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[str, An
     return found
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` over `below`, key by key."""
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping):
-            merged[key] = _merged(old, value)
-        else:
-            merged[key] = value
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that is given twice is a mistake and not a choice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+class _AsItStands:
+    """A value that OmegaConf merges but does not look into: `${oc.env:…}` in one would put secrets in."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """The layers over one another, key by key."""
+    wrapped = [OmegaConf.create(_wrapped(layer), flags={"allow_objects": True}) for layer in layers]
+    merged: dict[str, Any] = _unwrapped(OmegaConf.to_container(OmegaConf.merge(*wrapped)))
     return merged
+
+
+def _wrapped(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _wrapped(v) if isinstance(v, Mapping) else _AsItStands(v) for key, v in values.items()}
+
+
+def _unwrapped(values: Any) -> Any:
+    return values.value if isinstance(values, _AsItStands) else {key: _unwrapped(v) for key, v in values.items()}
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,8 +270,8 @@ def _contradictions(config: Config) -> Iterator[Problem]:
     if train.method == "sft" and (train.loss is not None or train.beta is not None):
         yield Problem("train.loss", "belongs to train.method=dpo", "leave loss and beta out")
     if isinstance(data.source, tuple):
-        for key in ("config", "split", "columns"):
-            if getattr(data, key) is not None:
+        for key in ("config", "split", "columns", "format"):
+            if getattr(data, key) not in (None, "auto"):
                 yield Problem(f"data.{key}", "is for one source", "give it inside data.source's list")
         if not data.source:
             yield Problem("data.source", "is an empty list", "name at least one source")

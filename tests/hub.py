@@ -87,8 +87,11 @@ class Hub:
         return {
             **{key: value for key, value in os.environ.items() if not key.startswith(foreign)},
             **{f"HF_HUB_DISABLE_{feature}": "1" for feature in off},
-            "HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_TOKEN": token,
-            "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
+            "HF_ENDPOINT": self.url,
+            "HF_HOME": str(home),
+            "HF_TOKEN": token,
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
         }
 
 

@@ -132,6 +132,20 @@ def test_fresh_sets_the_old_run_aside(tmp_path: Path) -> None:
     assert aside == [run.run_id]
 
 
+def test_a_recipes_configuration_is_not_asked_of_another_source(runs_dir: str, tmp_path: Path) -> None:
+    """`data.config` of a recipe belongs to the recipe's dataset; one's own rows plan without it."""
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    words = ("sft_lora", f"data.source={tmp_path / 'rows.jsonl'}", "model.name=builtin:tiny", "data.max_length=256")
+    done = finetune("--plan", runs_dir, *words)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_value_from_the_environment_is_named_by_its_variable(runs_dir: str) -> None:
+    """Nobody typed the key."""
+    done = finetune("--plan", runs_dir, BATCH_SIZE="abc")
+    assert "train.batch_size (from BATCH_SIZE): " in done.stderr
+
+
 def test_a_machine_may_say_what_is_read(tmp_path: Path, runs_dir: str) -> None:
     """With SMOLLM3_FT_READ_ROOTS, a source elsewhere is refused, also through `..`; the built-in ones are not."""
     allowed = tmp_path / "allowed"
