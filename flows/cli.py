@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from smollm3_ft import locks, plan, report, resolve, runs
+from smollm3_ft import layers, locks, plan, report, resolve, runs
 from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, FinetuneError, Problem, RunBusy, Stopped
 from smollm3_ft.resolve import Resolved
@@ -82,10 +82,10 @@ def load(words: list[str]) -> Resolved:
     if first is not None:
         words = [word for word in words if word is not first]
         if Path(first).is_file() or first.endswith((".yaml", ".yml")):
-            file = resolve.read_file(Path(first))
+            file = layers.read_file(Path(first))
         else:
             words = [f"recipe={first}", *words]
-    return resolve.resolve(resolve.parse_words(words), os.environ, file)
+    return resolve.resolve(layers.parse_words(words), os.environ, file)
 
 
 def _named(config: Config) -> Config:
@@ -151,11 +151,9 @@ def _run(config: Config) -> int:
                 return _stopped(runs_dir / name, 128 + signal.SIGINT)
             except (Stopped, SystemExit, TerminationSignal):
                 return _stopped(runs_dir / name, 128 + signal.SIGTERM)
-            except ConfigError:
-                raise
-            except Exception:
-                if "--debug" in sys.argv:
-                    raise
+            except Exception as error:
+                if isinstance(error, ConfigError | RunBusy) or "--debug" in sys.argv:
+                    raise  # said in its own words
                 return _failed(runs_dir / name)
             finally:
                 _deliver()

@@ -77,15 +77,19 @@ def _metrics(evaluation: dict[str, Any]) -> list[dict[str, str]]:
     return shown
 
 
-def check_files(plan: TrainingPlan) -> dict[str, Any]:
-    """The record of what was published, its files compared by hash. Raises PublishError for one that differs."""
-    folder = Path(plan.folder)
-    record = files.read_json(folder / PUBLISHED)
-    for name, digest in record["files"].items():
-        path = folder / "model" / name
-        if not path.is_file() or files.sha256(path) != digest:
-            raise PublishError(f"{path} is not as it was published", "publish the run again")
-    return record
+def altered(folder: Path, record: dict[str, Any]) -> list[str]:
+    """Files of a run's model that are not as they were published, compared by hash."""
+    listed = {folder / "model" / name: digest for name, digest in record["files"].items()}
+    return [str(path) for path, digest in listed.items() if not path.is_file() or files.sha256(path) != digest]
+
+
+def published(folder: Path) -> dict[str, Any] | None:
+    """The record of what a run published, if every file of it is still there as it was."""
+    try:
+        record = files.read_json(folder / PUBLISHED)
+        return record if not altered(folder, record) else None
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None  # nothing was, or the record is damaged: it is published again
 
 
 def main() -> None:
@@ -95,7 +99,9 @@ def main() -> None:
     processes.end_with_parent()
     plan = fit.read(Path(sys.argv[1]))
     folder = Path(plan.folder)
-    check_files(plan)
+    differing = altered(folder, files.read_json(folder / PUBLISHED))
+    if differing:
+        raise PublishError(f"{differing[0]} is not as it was published", "publish the run again")
     model, tokenizer = evaluation.load(folder / "model", plan.config.model.dtype, plan.device)
     rows = shards.read(Path(plan.prepared.folder) / "test.arrow").to_pylist()
     before = files.read_json(Path(sys.argv[2]) / "scores.json")["answers"]

@@ -6,11 +6,13 @@ Everything is read from the run's folder: what is not there yet is left out.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from smollm3_ft import files, fit, journal, pages, publishing
+from smollm3_ft import files, fit, journal, pages, publishing, runs
+from smollm3_ft.errors import ConfigError
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.monitoring import local_trackio
 from smollm3_ft.runs import Run
@@ -36,19 +38,24 @@ class Failure(NamedTuple):
 
 
 def write(run: Run, status: Status, steps: list[Step], failure: Failure | None = None) -> dict[str, Any]:
-    """Write `report.json`, `report.md` and `report.html` into the run's folder. Returns the report."""
-    report = collect(run, status, steps, failure)
-    files.write_json(run.path / "report.json", report)
-    text = render("report.md", run, report)
-    files.write(run.path / "report.md", text)
-    files.write(run.path / "report.html", render("report.html", run, report))
+    """Write `report.md`, `report.html` and, last, `report.json` into the run's folder. Returns the report.
+
+    A finished run keeps the report that it has; what is gone of it is written again.
+    """
+    done = runs.status(run.path) in runs.FINISHED
+    report = files.read_json(run.path / "report.json") if done else collect(run, status, steps, failure)
+    for name in ("report.md", "report.html"):
+        if not done or not (run.path / name).is_file():
+            files.write(run.path / name, render(name, run, report))
+    if not done:
+        files.write_json(run.path / "report.json", report)
     return report
 
 
 def collect(run: Run, status: Status, steps: list[Step], failure: Failure | None) -> dict[str, Any]:
     """The content of `report.json`."""
     folder = run.path
-    plan = fit.read(folder / "plan.json") if (folder / "plan.json").is_file() else None
+    plan = _plan(folder / "plan.json")
     trained = _json(folder / fit.TRAINED).get("values", {})
     evaluation = _json(folder / "evaluation.json")
     published = _json(folder / publishing.PUBLISHED)
@@ -100,7 +107,7 @@ def next_steps(run: Run, status: Status) -> list[str]:
 
 def command(run: Run) -> str:
     """The command that goes on with this run."""
-    return f"{programs()}python -m flows.finetune {run.path / 'config.yaml'}"
+    return f"{programs()}python -m flows.finetune {shlex.quote(str(run.path / 'config.yaml'))}"
 
 
 def programs() -> str:
@@ -157,10 +164,19 @@ def _actual(plan: TrainingPlan, trained: dict[str, Any], steps: list[Step]) -> d
     }
 
 
+def _plan(path: Path) -> TrainingPlan | None:
+    try:
+        return fit.read(path)
+    except ConfigError:
+        return None
+
+
 def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    """A file's object; nothing for one that is not there or damaged, so that a report can be written of any run."""
+    try:
+        value = files.read_json(path)
+    except (OSError, ValueError):
         return {}
-    value = files.read_json(path)
     value.pop("schema_version", None)
     return value
 

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from smollm3_ft import files, identity, locks, sources
 from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, Problem
+from smollm3_ft.layers import flatten
 from smollm3_ft.plan import Plan
-from smollm3_ft.resolve import flatten
 from smollm3_ft.sources import SourcePlan
 
 RECORD = "run.json"
@@ -69,6 +69,9 @@ def begin(config: Config) -> Run:
     run = read(folder)
     check_same(run, config)
     if status(folder) not in FINISHED:
+        if run.folder != str(folder):
+            what = f"run {run.name} was begun in {run.folder}, and its plan names that place"
+            raise ConfigError(Problem("runs_dir", what, "move it back, or start over with --fresh"))
         changed = changes(run)
         if changed:
             raise ConfigError(*(Problem(name, what, HOW_TO_GO_ON) for name, what in changed.items()))

@@ -117,6 +117,11 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         self._demand_finite("validation loss", loss)
         return {"eval_loss": loss}
 
+    def take_over(self, checkpoint: Path) -> None:
+        """Become what the last checkpoint holds, without a step."""
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = transformers.TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+
     def check_weights(self) -> None:
         """Raise TrainingError where a weight is no number any more: it must be neither saved nor published."""
         for name, weight in self.model.named_parameters():

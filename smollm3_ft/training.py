@@ -61,7 +61,10 @@ def main() -> None:
 
 def _train(trainer: SftTrainer, plan: TrainingPlan, checkpoint: Path | None) -> None:
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if checkpoint and checkpoints.step(checkpoint) >= plan.settings.steps:
+            trainer.take_over(checkpoint)  # the loop would make one step more
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as error:
         batch = plan.settings.batch_size
         remedy = f"start again with train.batch_size={max(1, batch // 2)}"

@@ -20,7 +20,7 @@ STEP = "prepare data"
 def prepare(run: Run, plan: Plan, fingerprint: str, kept: Prepared | None) -> Prepared:
     """Read, account, split, render, tokenize, mask and pack."""
     config = run.config
-    prepared = kept or data.prepare(
+    return kept or data.prepare(
         plan.sources,
         config.data,
         config.seed,
@@ -29,24 +29,23 @@ def prepare(run: Run, plan: Plan, fingerprint: str, kept: Prepared | None) -> Pr
         fingerprint,
         run.path / "data",
     )
-    data.show(prepared, run.path / "data")
-    rows = [{**source, "dropped": str(source["dropped"] or "none")} for source in prepared.ledger["sources"]]
-    create_table_artifact(rows, key="data-ledger", description=f"What became of every row of {run.name}")
-    runs.set_mark(run, STEP, fingerprint)
-    return prepared
 
 
 def prepare_data(run: Run, plan: Plan) -> Prepared:
-    """The prepared data, shared by every run that asks for the same."""
+    """The prepared data, shared by every run that asks for the same, and shown beside each of them."""
     runs_dir = Path(run.config.runs_dir)
     if runs.status(run.path) in runs.FINISHED:
         done = fit.read(run.path / "plan.json").prepared
         return call(prepare, run, plan, done.fingerprint, fingerprint=done.fingerprint, kept=done)
-    before = runs.marks(run).get(STEP)
-    kept = data.reuse(runs_dir, before) if before else None
+    mark = runs.marks(run).get(STEP, "")
+    kept = data.reuse(runs_dir, mark) if mark else None
     if kept is None:
         chat = plan.model.chat_digest
-        before = data.fingerprint(plan.sources, run.config.data, run.config.seed, chat, data.code())
-        kept = data.reuse(runs_dir, before)
-    assert before is not None
-    return call(prepare, run, plan, before, fingerprint=before, kept=kept)
+        mark = data.fingerprint(plan.sources, run.config.data, run.config.seed, chat, data.code())
+        kept = data.reuse(runs_dir, mark)
+    prepared = call(prepare, run, plan, mark, fingerprint=mark, kept=kept)
+    data.show(prepared, run.path / "data")
+    rows = [{**source, "dropped": str(source["dropped"] or "none")} for source in prepared.ledger["sources"]]
+    create_table_artifact(rows, key="data-ledger", description=f"What became of every row of {run.name}")
+    runs.set_mark(run, STEP, mark)
+    return prepared

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from prefect import task
@@ -15,12 +14,11 @@ from tasks.training import Evaluated, Trained
 
 
 @task(**options("publish", timeout=6 * 3600))
-def publish(plan: TrainingPlan, kept: dict[str, Any] | None) -> dict[str, Any]:
+def publish(run: Run, plan: TrainingPlan, kept: dict[str, Any] | None) -> dict[str, Any]:
     """Put the model where `publish.target` says."""
-    if plan.config.publish.target == "none":
+    if run.config.publish.target == "none":
         return done("nothing to do: publish.target is none", {"target": "none"})
-    record = kept or publishing.publish_local(plan)
-    return done(f"{Path(plan.folder) / 'model'}", record)
+    return done(str(run.path / "model"), kept or publishing.publish_local(plan))
 
 
 @task(**options("verify", timeout=6 * 3600))
@@ -36,9 +34,7 @@ def verify(run: Run, record: dict[str, Any], tuned: Evaluated, kept: dict[str, A
 
 def publish_and_verify(run: Run, plan: TrainingPlan, trained: Trained, tuned: Evaluated) -> dict[str, Any]:
     """Publish what was trained, and believe it only when it was read back."""
-    path = run.path / publishing.PUBLISHED
-    kept = files.read_json(path) if path.is_file() else None
-    mark = files.digest([plan.run_id, trained.model, plan.config.publish.model_dump()])
-    record = call(publish, plan, fingerprint=mark, kept=kept)
-    verified = kept if kept is not None and kept["verified"] else None
-    return call(verify, run, record, tuned, fingerprint=mark, kept=verified)
+    kept = publishing.published(run.path)
+    mark = files.digest([plan.run_id, trained.model, run.config.publish.model_dump()])
+    record = call(publish, run, plan, fingerprint=mark, kept=kept)
+    return call(verify, run, record, tuned, fingerprint=mark, kept=kept if kept and kept["verified"] else None)

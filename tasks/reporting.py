@@ -7,7 +7,7 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
-from smollm3_ft import files, report, runs
+from smollm3_ft import report
 from smollm3_ft.errors import FinetuneError
 from smollm3_ft.report import Failure, Status, Step
 from smollm3_ft.runs import Run
@@ -32,11 +32,8 @@ def next_steps(run: Run, status: Status) -> list[str]:
 
 @task(**options("report", timeout=300))
 def write_report(run: Run, status: Status, done: list[Step], failure: Failure | None) -> dict[str, Any]:
-    """Write the summary. A finished run keeps the report it has."""
-    if runs.status(run.path) in runs.FINISHED:
-        written = files.read_json(run.path / "report.json")
-    else:
-        written = report.write(run, status, done, failure)
+    """Write the summary."""
+    written = report.write(run, status, done, failure)
     text = report.render("report.md", run, written)
     create_markdown_artifact(text, key="report", description=f"Report of {run.name}")
     return written

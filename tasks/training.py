@@ -109,15 +109,9 @@ def train(plan: TrainingPlan, host: Journal, lock: int, kept: Trained | None) ->
 
 
 @task(**options("evaluate tuned", timeout=DAYS))
-def evaluate_tuned(plan: TrainingPlan, base: Evaluated, fingerprint: str, kept: Evaluated | None) -> Evaluated:
-    """Score the trained model, and set the two side by side in `evaluation.json`."""
-    if kept is not None:
-        return kept
-    tuned = _evaluate(plan, "tuned", fingerprint)
-    before, after = (comparison.read_scores(Path(one.folder)) for one in (base, tuned))
-    compared = comparison.compare(before, after, plan.config.evaluate.samples, plan.config.seed)
-    files.write_json(Path(plan.folder) / "evaluation.json", compared)
-    return tuned
+def evaluate_tuned(plan: TrainingPlan, fingerprint: str, kept: Evaluated | None) -> Evaluated:
+    """Score the trained model."""
+    return kept or _evaluate(plan, "tuned", fingerprint)
 
 
 def fit_run(run: Run, plan: Plan, prepared: Prepared) -> TrainingPlan:
@@ -136,9 +130,11 @@ def train_on_device(run: Run, plan: TrainingPlan, host: Journal, lock: int) -> t
     runs.set_mark(run, "evaluate base", base_mark)
     trained = call(train, plan, host, lock, fingerprint=fit.mark(plan), kept=_trained(plan))
     mark = runs.marks(run).get("evaluate tuned") or _evaluation_mark(plan, trained.model)
-    compared = (run.path / "evaluation.json").is_file()
-    kept = _evaluated(run, mark, done) if compared else None
-    tuned = call(evaluate_tuned, plan, base, mark, fingerprint=mark, kept=kept)
+    tuned = call(evaluate_tuned, plan, mark, fingerprint=mark, kept=_evaluated(run, mark, done))
+    if not (done and (run.path / "evaluation.json").is_file()):
+        before, after = (comparison.read_scores(Path(one.folder)) for one in (base, tuned))
+        compared = comparison.compare(before, after, plan.config.evaluate.samples, plan.config.seed)
+        files.write_json(run.path / "evaluation.json", compared)
     runs.set_mark(run, "evaluate tuned", mark)
     return trained, tuned
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from smollm3_ft import resolve, validation
+from smollm3_ft import layers, resolve, validation
 from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, Problem
 
@@ -16,12 +16,12 @@ def problems(
 ) -> list[Problem]:
     """What is said to be wrong."""
     with pytest.raises(ConfigError) as caught:
-        resolve.resolve(resolve.parse_words(words), environment or {}, file)
+        resolve.resolve(layers.parse_words(words), environment or {}, file)
     return list(caught.value.problems)
 
 
 def resolved(*words: str, environment: dict[str, str] | None = None, file: dict[str, Any] | None = None) -> Config:
-    return resolve.resolve(resolve.parse_words(words), environment or {}, file).config
+    return resolve.resolve(layers.parse_words(words), environment or {}, file).config
 
 
 def test_recipe_is_the_lowest_layer() -> None:
@@ -81,18 +81,18 @@ def test_empty_variables_do_not_count() -> None:
     assert resolve.resolve({}, {"LEARNING_RATE": " "}).from_environment == {}
 
 
-@pytest.mark.parametrize("name", resolve.built_recipes())
+@pytest.mark.parametrize("name", layers.built_recipes())
 def test_every_built_recipe_resolves(name: str) -> None:
     """A shipped recipe is a valid configuration in which every key has a value."""
     config = resolve.resolve({"recipe": name}, {}).config
-    given = dict(resolve.flatten(config.model_dump(mode="json")))
+    given = dict(layers.flatten(config.model_dump(mode="json")))
     known = list(validation.keys())
     leaves = {key for key in known if not any(other.startswith(f"{key}.") for other in known)}
     unset = {key for key in leaves if key not in given and not key.startswith(("data.source.", "evaluate.gate."))}
     assert unset == {"name"}
 
 
-@pytest.mark.parametrize("name", resolve.built_recipes())
+@pytest.mark.parametrize("name", layers.built_recipes())
 def test_resolving_again_changes_nothing(name: str) -> None:
     """A resolved configuration resolves to itself, whatever the environment says."""
     config = resolve.resolve({"recipe": name, "name": "x"}, {}).config
@@ -102,7 +102,28 @@ def test_resolving_again_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", ["2024_01", "1e5", "0x10", "on", "1.0", "true", "12:30:00"])
 def test_text_keys_take_text(name: str) -> None:
     """What YAML would read as a number, a boolean or a time stays text where the key holds text."""
-    assert resolve.parse_words([f"name={name}"]) == {"name": name}
+    assert layers.parse_words([f"name={name}"]) == {"name": name}
+
+
+@pytest.mark.parametrize("name", ["2024_01", "1e5", "0x10", "on", "yes", "1.0", "0123", "2026-11-23", "2026-13-45"])
+def test_text_keys_take_text_in_a_file(tmp_path: Path, name: str) -> None:
+    """As on the command line, so in a file: a name or a revision is what is written there."""
+    path = tmp_path / "c.yaml"
+    path.write_text(f"name: {name}\nmodel:\n  revision: {name}\n")
+    config = resolved(file=layers.read_file(path))
+    assert (config.name, config.model.revision) == (name, name)
+
+
+@pytest.mark.parametrize("text", ["2024-13-45", "2024-01-01", "[" * 3000, "{a: b}"])
+def test_values_of_another_kind(text: str) -> None:
+    """A value that is nothing the key can hold is named with its key."""
+    assert [problem.where for problem in problems(f"train.max_steps={text}")] == ["train.max_steps"]
+
+
+@pytest.mark.parametrize("word", ["data=5", "data=x", "train=[1]", "model=none"])
+def test_a_section_is_no_value(word: str) -> None:
+    """A section that is given as a value is named."""
+    assert [problem.where for problem in problems(word)] == [word.partition("=")[0]]
 
 
 @pytest.mark.parametrize(
@@ -117,17 +138,17 @@ def test_scientific_notation_in_a_file(tmp_path: Path) -> None:
     """YAML 1.1 reads 2e-5 as text; a file's 2e-5 is the number."""
     path = tmp_path / "c.yaml"
     path.write_text("train:\n  learning_rate: 2e-5\n")
-    assert resolved(file=resolve.read_file(path)).train.learning_rate == 2e-5
+    assert resolved(file=layers.read_file(path)).train.learning_rate == 2e-5
 
 
 def test_words_may_hold_an_equals_sign() -> None:
     """Only the first equals sign divides key from value."""
-    assert resolve.parse_words(["data.system_prompt=a=b"]) == {"data": {"system_prompt": "a=b"}}
+    assert layers.parse_words(["data.system_prompt=a=b"]) == {"data": {"system_prompt": "a=b"}}
 
 
 def test_lists_and_mappings_as_words() -> None:
     """A value may be YAML."""
-    words = resolve.parse_words(["data.columns={question: prompt}", "train.lora.targets=[q_proj, v_proj]"])
+    words = layers.parse_words(["data.columns={question: prompt}", "train.lora.targets=[q_proj, v_proj]"])
     assert words == {"data": {"columns": {"question": "prompt"}}, "train": {"lora": {"targets": ["q_proj", "v_proj"]}}}
 
 
@@ -170,13 +191,13 @@ def test_every_mistake_is_named_at_once() -> None:
 def test_words_that_are_no_setting(word: str) -> None:
     """A word that is neither key=value nor a recipe is named."""
     with pytest.raises(ConfigError, match=f"{word}: is neither"):
-        resolve.parse_words([word])
+        layers.parse_words([word])
 
 
 def test_a_section_and_its_key_cannot_both_be_given() -> None:
     """A value for a whole section and for a key in it contradict each other."""
     with pytest.raises(ConfigError, match="train is given a value as well"):
-        resolve.parse_words(["train=3", "train.epochs=2"])
+        layers.parse_words(["train=3", "train.epochs=2"])
 
 
 @pytest.mark.parametrize(
@@ -187,8 +208,10 @@ def test_a_section_and_its_key_cannot_both_be_given() -> None:
         (b"seed: 1\nseed: 2\n", ":2", "is not YAML"),
         (b"- seed\n- 1\n", "", "is not a mapping"),
         (b"5\n", "", "is not a mapping"),
-        (b"1: 2\n", "", "is not a mapping"),
         (b"name: \xff\xfe\n", "", "is not UTF-8"),
+        (b"{}: 1\n", ":1", "is not YAML"),
+        (b"a: &x {b: *x}\n", "", "is not"),
+        (b"a: " + b"[" * 3000, "", "is not"),
     ],
 )
 def test_a_file_that_is_no_configuration(tmp_path: Path, content: bytes, place: str, said: str) -> None:
@@ -196,7 +219,7 @@ def test_a_file_that_is_no_configuration(tmp_path: Path, content: bytes, place: 
     path = tmp_path / "c.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
-        resolve.read_file(path)
+        layers.read_file(path)
     (problem,) = caught.value.problems
     assert problem.where == f"{path}{place}"
     assert said in problem.what
@@ -206,14 +229,14 @@ def test_a_file_that_is_no_configuration(tmp_path: Path, content: bytes, place: 
 def test_a_missing_file(tmp_path: Path) -> None:
     """A file that is not there is named."""
     with pytest.raises(ConfigError, match=r"c\.yaml: cannot be read \(No such file or directory\)"):
-        resolve.read_file(tmp_path / "c.yaml")
+        layers.read_file(tmp_path / "c.yaml")
 
 
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
     """A file with comments alone is a configuration that gives nothing."""
     path = tmp_path / "c.yaml"
     path.write_text("# nothing\n")
-    assert resolved(file=resolve.read_file(path)) == resolved()
+    assert resolved(file=layers.read_file(path)) == resolved()
 
 
 PROMPTS = ["${oc.env:HOME}", r"\${oc.env:HOME}", "Hello ${", "???", "[INST] be", "{x} be", "a: b # c", "~x"]
@@ -232,14 +255,14 @@ def test_a_file_takes_text_as_it_stands(tmp_path: Path, prompt: str) -> None:
     """As the command line, so a file."""
     path = tmp_path / "c.yaml"
     path.write_text(json.dumps({"data": {"system_prompt": prompt}}))
-    assert resolved(file=resolve.read_file(path)).data.system_prompt == prompt
+    assert resolved(file=layers.read_file(path)).data.system_prompt == prompt
 
 
 def test_dotted_keys_in_a_file(tmp_path: Path) -> None:
     """A file may write keys as the command line does, beside sections."""
     path = tmp_path / "c.yaml"
     path.write_text("train:\n  epochs: 2\ntrain.max_steps: 5\n")
-    train = resolved(file=resolve.read_file(path)).train
+    train = resolved(file=layers.read_file(path)).train
     assert (train.epochs, train.max_steps) == (2, 5)
 
 
@@ -334,6 +357,75 @@ def test_batch_sizes_that_contradict() -> None:
 def test_contradictions(words: list[str], key: str) -> None:
     """Keys that do not go together are named."""
     assert [problem.where for problem in problems(*words)] == [key]
+
+
+@pytest.fixture
+def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """An environment that permits one folder to be read, and another folder, in which the command is typed."""
+    for name in ("allowed/rows.jsonl", "allowed/model/config.json", "here/rows.jsonl", "here/model/config.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "allowed" / "link").symlink_to(tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    return {"SMOLLM3_FT_READ_ROOTS": str(tmp_path / "allowed")}
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "data.source={root}/rows.jsonl",
+        "data.source={root}/*.jsonl",
+        "data.source=../allowed/rows.jsonl",
+        "data.source=owner/set",
+        "data.source=builtin:demo",
+        "model.name={root}/model",
+        "model.name=owner/model",
+    ],
+)
+def test_what_may_be_read(roots: dict[str, str], word: str) -> None:
+    """What lies in the permitted folders, comes from the Hub or is built in may be read."""
+    assert resolved(word.format(root=roots["SMOLLM3_FT_READ_ROOTS"]), environment=roots).recipe == "demo"
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "data.source=rows.jsonl",
+        "data.source={root}/../here/rows.jsonl",
+        "data.source={root}/link/rows.jsonl",
+        "data.source={root}/../here/*.jsonl",
+        "data.source=/etc/*.json",
+        "data.source=*.jsonl",
+        "data.source=~/*.jsonl",
+        "data.source=[{{source: builtin:demo}}, {{source: rows.jsonl}}]",
+        "model.name=model",
+        "model.name=/etc",
+    ],
+)
+def test_what_may_not_be_read(roots: dict[str, str], word: str) -> None:
+    """Whatever the way that leads there, what lies outside of the permitted folders may not be read."""
+    (problem,) = problems(word.format(root=roots["SMOLLM3_FT_READ_ROOTS"]), environment=roots)
+    assert problem.where == word.partition("=")[0]
+    assert "may not be read here" in problem.what
+
+
+def test_everything_may_be_read_where_nothing_is_said(roots: dict[str, str]) -> None:
+    """Without the variable, a run reads what its user names."""
+    assert resolved("data.source=rows.jsonl", "model.name=model").data.source == str(Path("rows.jsonl").absolute())
+
+
+def test_the_keys_of_a_dataset_go_with_it() -> None:
+    """Another source takes nothing over that the recipe said of its own."""
+    config = resolved("recipe=sft_full", "data.source=owner/set")
+    assert (config.data.source, config.data.config) == ("owner/set", None)
+    assert resolved("recipe=sft_full").data.config == "SFT"
+    assert resolved("data.source=a", "data.split=dev", file={"data": {"split": "x", "source": "b"}}).data.split == "dev"
+
+
+def test_a_variable_with_a_bad_value_is_named() -> None:
+    """What nobody typed is named by the variable that said it."""
+    (problem,) = problems(environment={"BATCH_SIZE": "many"})
+    assert problem.where == "train.batch_size (from BATCH_SIZE)"
 
 
 def test_places_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from conftest import MakePlan, facts
 from safetensors.numpy import load_file
 
-from smollm3_ft import checkpoints, files, fit, journal, processes, records
+from smollm3_ft import checkpoints, evaluation, files, fit, journal, processes, records, scoring, shards
 from smollm3_ft.errors import ConfigError, FinetuneError, ProcessDied, Stopped, TrainingError
 from smollm3_ft.fit import TrainingPlan
 
@@ -38,6 +38,17 @@ STEPS = {
     "train__save_steps": 4,
     "train__eval_steps": 5,
     "train__logging_steps": 3,
+}
+# Every row in a single step, two at a time.
+ONE_STEP = {
+    "data__packing": False,
+    "data__validation": "none",
+    "data__test": "none",
+    "train__batch_size": 2,
+    "train__effective_batch_size": 60,
+    "train__max_steps": 1,
+    "train__warmup_steps": 0,
+    "train__logging_steps": 1,
 }
 
 
@@ -113,6 +124,7 @@ def runs_trained(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) 
         "whole": (undisturbed, {}),
         "lora": (undisturbed, lora),
         "lora killed": (killed, lora),
+        "one step": (undisturbed, ONE_STEP),
         "diverging": (undisturbed, diverging),
         "other code": (of_other_code, {}),
     }
@@ -170,6 +182,26 @@ def test_tokens_are_counted_without_padding(whole: Trained) -> None:
     done = files.read_json(whole.folder / fit.TRAINED)["values"]
     expected = whole.plan.prepared.tokens * whole.plan.settings.epochs
     assert done["tokens"] == pytest.approx(expected, rel=0.05)
+
+
+def test_the_loss_is_that_of_the_step(runs_trained: dict[str, Trained], tiny: Path) -> None:
+    """The loss in the journal is nats a trained token of the whole step, however its rows were taken in parts."""
+    step = runs_trained["one step"]
+    model, tokenizer = evaluation.load(tiny, "float32", "cpu")
+    rows = shards.read(Path(step.plan.prepared.folder) / "train.arrow").to_pylist()
+    expected = scoring.mean_loss(scoring.score(model, rows, tokenizer.pad_token_id, 2000))
+    ((_, _, values),) = step.told("train")
+    assert values["loss"] == pytest.approx(expected, rel=1e-5)
+    assert (values["tokens"], values["supervised_tokens"]) == (
+        step.plan.prepared.tokens,
+        step.plan.prepared.supervised_tokens,
+    )
+
+
+def test_without_validation_rows(runs_trained: dict[str, Trained]) -> None:
+    """With nothing held out a training has no validation, and ends all the same."""
+    assert runs_trained["one step"].ends == [None]
+    assert runs_trained["one step"].told("eval") == []
 
 
 def test_only_the_newest_checkpoints_stay(whole: Trained) -> None:

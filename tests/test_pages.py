@@ -1,0 +1,45 @@
+"""Numbers as people read them, and curves that can be drawn from anything."""
+
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from smollm3_ft import pages
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "0.0 s"),
+        (59.94, "59.9 s"),
+        (60, "1 min 00 s"),
+        (245.4, "4 min 05 s"),
+        (3599.7, "1 h 00 min"),
+        (12000, "3 h 20 min"),
+    ],
+)
+def test_durations(seconds: float, said: str) -> None:
+    """Seconds, minutes or hours, as is fit."""
+    assert pages.duration(seconds) == said
+
+
+def test_an_interval() -> None:
+    """A value stands with its interval."""
+    assert pages.interval({"value": 0.9124, "low": -0.5, "high": 1}) == "0.912 [-0.500, 1.000]"
+
+
+@pytest.mark.parametrize("points", [[(1, 2.0)], [(1, 2.0), (2, 1.0)], [(5, 0.0), (5, 0.0)], [(0, -1.0), (10, 1e6)]])
+def test_curves_are_well_formed(points: list[tuple[float, float]]) -> None:
+    """One point or many, flat or steep, make an SVG whose points lie inside of it."""
+    root = ElementTree.fromstring(str(pages.curves({"training": points, "validation": points})))
+    lines = [child for child in root if child.tag.endswith("polyline")]
+    assert len(lines) == 2
+    for pair in lines[0].attrib["points"].split():
+        x, y = map(float, pair.split(","))
+        assert 0 <= x <= 900
+        assert 0 <= y <= 260
+
+
+def test_no_points_no_curve() -> None:
+    """Before anything was trained there is nothing to draw."""
+    assert str(pages.curves({})) == ""

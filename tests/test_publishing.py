@@ -1,0 +1,101 @@
+"""What is published is recorded file by file, and its card tells nothing of this machine."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import MakePlan, facts
+
+from smollm3_ft import files, fit, publishing, records, runs
+from smollm3_ft.errors import PublishError
+from smollm3_ft.fit import TrainingPlan
+
+INTERVAL = {"value": 0.5, "low": 0.25, "high": 0.75}
+
+
+@pytest.fixture
+def plan(make_plan: MakePlan, tiny: Path, tmp_path: Path) -> TrainingPlan:
+    """A run as training and evaluation leave it, with the base model as the trained one."""
+    made = make_plan(tmp_path / "runs", "a", facts(20))
+    folder = Path(made.folder)
+    shutil.copytree(tiny, folder / "model", ignore=shutil.ignore_patterns("record.json"))
+    done = {"steps": 20, "tokens": 1000, "supervised_tokens": 300}
+    records.write(folder / fit.TRAINED, fit.mark(made), done, folder / "model")
+    sides = {side: {"loss": INTERVAL, "exact_match": INTERVAL} for side in ("base", "tuned", "difference")}
+    samples = [{"prompt": "a private question", "reference": "r", "base": "b", "tuned": "t"}]
+    files.write_json(folder / "evaluation.json", {**sides, "rows": 3, "samples": samples})
+    return made
+
+
+def head(card: str) -> dict[str, object]:
+    values: dict[str, object] = yaml.safe_load(card.split("---")[1])
+    return values
+
+
+def test_every_file_is_recorded(plan: TrainingPlan) -> None:
+    """The record lists every file of the model with its hash, the card too, and claims nothing yet."""
+    record = publishing.publish_local(plan)
+    folder = Path(plan.folder) / "model"
+    assert record["files"] == {path.name: files.sha256(path) for path in folder.iterdir()}
+    assert "README.md" in record["files"]
+    assert record["verified"] is False
+    assert publishing.check_files(plan)["files"] == record["files"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "README.md"])
+def test_an_altered_file_is_found(plan: TrainingPlan, name: str) -> None:
+    """A published file that is not as it was published is named."""
+    publishing.publish_local(plan)
+    with (Path(plan.folder) / "model" / name).open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(PublishError, match=f"{name} is not as it was published"):
+        publishing.check_files(plan)
+
+
+def test_a_missing_file_is_found(plan: TrainingPlan) -> None:
+    """A published file that is gone is named."""
+    publishing.publish_local(plan)
+    (Path(plan.folder) / "model" / "tokenizer.json").unlink()
+    with pytest.raises(PublishError, match=r"tokenizer\.json is not as it was published"):
+        publishing.check_files(plan)
+
+
+def test_verified(plan: TrainingPlan) -> None:
+    """The mark that a model was verified is kept beside what was published."""
+    run = runs.read(Path(plan.folder))
+    publishing.verified(run, publishing.publish_local(plan))
+    kept = files.read_json(run.path / publishing.PUBLISHED)
+    assert kept["verified"] is True
+    assert kept["schema_version"] == 1
+
+
+def test_the_card_tells_nothing_of_this_machine(plan: TrainingPlan, tmp_path: Path) -> None:
+    """No folder of this machine and no row is in the card."""
+    card = publishing.card(plan)
+    assert str(tmp_path) not in card
+    assert str(Path.home()) not in card
+    assert "a private question" not in card
+    assert "| a.jsonl | prompt_completion | 20 | 20 | none |" in card
+
+
+def test_the_card_has_no_empty_values(plan: TrainingPlan) -> None:
+    """What has no value is left out of the card's head: a local base model has no name on the Hub."""
+    assert head(publishing.card(plan)) == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["smollm3-ft", "sft"],
+    }
+
+
+def test_the_card_names_a_hub_model(plan: TrainingPlan) -> None:
+    """A base model from the Hub is named with its commit."""
+    model = plan.model.model_copy(update={"kind": "hub", "name": "owner/base", "revision": "c" * 40})
+    card = publishing.card(plan.model_copy(update={"model": model}))
+    assert head(card)["base_model"] == "owner/base"
+    assert f"owner/base at `{'c' * 40}`" in card
+
+
+def test_the_card_shows_the_evaluation(plan: TrainingPlan) -> None:
+    """Every metric stands with its intervals."""
+    assert "| exact match | 0.500 [0.250, 0.750] | 0.500 [0.250, 0.750] |" in publishing.card(plan)

@@ -1,0 +1,114 @@
+"""Every run closes with a report, however far it came."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import configure
+
+from smollm3_ft import files, report, runs
+from smollm3_ft.journal import Journal
+from smollm3_ft.report import Failure, Step
+from smollm3_ft.runs import Run
+
+STEPS = [Step("plan", "Completed", 1.25, cached=False), Step("prepare data", "Cached", 0.0, cached=True)]
+FAILURE = Failure("train", "the disk is full & <b>more</b>", "make room")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return runs.begin(configure(name="a", runs_dir=str(tmp_path / "my runs")))
+
+
+def evaluated(run: Run) -> None:
+    """What an evaluation leaves."""
+    value = {"value": 1.5, "low": 1.25, "high": 1.75}
+    sides = {side: {"loss": value} for side in ("base", "tuned", "difference")}
+    samples = [{"prompt": "<p>", "reference": "r", "base": "b", "tuned": "t"}]
+    gate = {"state": "none", "metric": None}
+    files.write_json(run.path / "evaluation.json", {**sides, "rows": 3, "samples": samples, "gate": gate})
+
+
+def test_a_run_that_came_nowhere(run: Run) -> None:
+    """A run that failed at its first step has a report of every key, and says the cause."""
+    written = report.write(run, "failed", STEPS[:1], FAILURE)
+    kept = json.loads((run.path / "report.json").read_text())
+    assert kept == {"schema_version": 1, **written}
+    assert (kept["status"], kept["name"], kept["failure"]["cause"]) == ("failed", "a", FAILURE.cause)
+    assert kept["train"]["steps"] is None
+    assert kept["evaluation"] == {"base": None, "tuned": None, "difference": None, "gate": "none"}
+    wanted = {"status", "name", "steps", "data", "train", "evaluation", "published", "actual", "links", "next_steps"}
+    assert wanted <= set(kept)
+
+
+def test_all_three_are_written(run: Run) -> None:
+    """The report is there for programs, for reading, and for a browser."""
+    report.write(run, "failed", STEPS, FAILURE)
+    assert "**train** failed: the disk is full & <b>more</b>" in (run.path / "report.md").read_text()
+    page = (run.path / "report.html").read_text()
+    assert "the disk is full &amp; &lt;b&gt;more&lt;/b&gt;" in page
+    assert "prepare data" in page
+
+
+def test_the_failure_can_be_read_again(run: Run) -> None:
+    """What ended a run is told from its report, also where none was written."""
+    assert report.read_failure(run.path).cause == "no report was written"
+    report.write(run, "failed", STEPS, FAILURE)
+    assert report.read_failure(run.path) == FAILURE
+
+
+def test_steps_are_listed(run: Run) -> None:
+    """Each step has its state, its time, and whether its result was reused."""
+    assert report.write(run, "completed", STEPS)["steps"] == [
+        {"name": "plan", "state": "Completed", "seconds": 1.25, "cached": False},
+        {"name": "prepare data", "state": "Cached", "seconds": 0.0, "cached": True},
+    ]
+
+
+def test_the_evaluation_is_in_it(run: Run) -> None:
+    """Metrics stand with their intervals, and what rows say is escaped."""
+    evaluated(run)
+    assert report.write(run, "completed", STEPS)["evaluation"]["tuned"]["loss"]["value"] == 1.5
+    page = (run.path / "report.html").read_text()
+    assert "1.500 [1.250, 1.750]" in page
+    assert "&lt;p&gt;" in page
+    assert "<p>" + "</p>" not in page
+
+
+@pytest.mark.parametrize(("losses", "drawn"), [([2.0, 1.0], 1), ([], 0), ([float("nan"), 1.0], 1), ([float("nan")], 0)])
+def test_the_curve(run: Run, losses: list[float], drawn: int) -> None:
+    """The loss is drawn from the journal; what is no number is left out."""
+    metrics = Journal(run.path / "metrics.jsonl", run.run_id)
+    for step, loss in enumerate(losses, start=1):
+        metrics.write("train", {"loss": loss}, step)
+    metrics.close()
+    assert len(report.loss_curves(run)) == drawn
+    report.write(run, "completed", STEPS)
+    assert (run.path / "report.html").read_text().count("<polyline") == drawn
+
+
+@pytest.mark.parametrize("status", ["failed", "interrupted"])
+def test_how_to_go_on(run: Run, status: Any) -> None:
+    """An unfinished run says the command that goes on with it, which can be pasted."""
+    import shlex
+
+    first = report.write(run, status, STEPS, FAILURE)["next_steps"][0]
+    words = shlex.split(first.partition(": ")[2])
+    assert words[-2:] == ["flows.finetune", f"{run.path}/config.yaml"]
+
+
+def test_only_what_is_there_is_linked(run: Run) -> None:
+    """Links are to what a run left."""
+    assert report.links(run) == {}
+    (run.path / "model").mkdir()
+    assert report.links(run) == {"model": str(run.path / "model")}
+
+
+def test_accepted_changes_are_said(run: Run) -> None:
+    """A run that went on although something changed says so."""
+    runs.save(run.model_copy(update={"code": "0" * 32}))
+    runs.accept_changes(run.path)
+    written = report.write(runs.read(run.path), "completed", STEPS)
+    assert "code changed since run a began" in written["accepted_changes"][0]
+    assert "Went on although something changed" in (run.path / "report.md").read_text()
