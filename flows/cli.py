@@ -67,11 +67,11 @@ def _finetune(
     config = _named(resolved.config)
     runs_dir = Path(config.runs_dir)
     assert config.name is not None
+    _check_first(config, accept_changes, fresh)
     if fresh:
         aside = runs.set_aside(runs_dir, config.name)
         if aside:
             console.print(f"The old run is in {aside}")
-    _check_first(config, accept_changes)
     raise typer.Exit(_run(config))
 
 
@@ -99,7 +99,7 @@ def _named(config: Config) -> Config:
     return config.model_copy(update={"name": name})
 
 
-def _check_first(config: Config, accept_changes: bool) -> None:
+def _check_first(config: Config, accept_changes: bool, fresh: bool) -> None:
     """What is wrong is said before a server is started: exit code 2, or 1 where the run is busy."""
     from smollm3_ft import models, sources
 
@@ -109,7 +109,7 @@ def _check_first(config: Config, accept_changes: bool) -> None:
     folder = runs_dir / config.name
     if locks.is_held_by_the_living(runs_dir, config.name):
         raise RunBusy(f"{config.name} is being worked on by {locks.owner(runs_dir, config.name)}", "give another name")
-    if (folder / runs.RECORD).is_file():
+    if (folder / runs.RECORD).is_file() and not fresh:
         run = runs.read(folder)
         runs.check_same(run, config)
         if runs.status(folder) in runs.FINISHED:
@@ -154,7 +154,7 @@ def _run(config: Config) -> int:
             except Exception as error:
                 if isinstance(error, ConfigError | RunBusy) or "--debug" in sys.argv:
                     raise  # said in its own words
-                return _failed(runs_dir / name)
+                return _failed(runs_dir / name, error)
             finally:
                 _deliver()
     _summary(runs_dir / name, written)
@@ -194,12 +194,17 @@ def _summary(folder: Path, written: dict[str, Any]) -> None:
         console.print(f"  {line}", soft_wrap=True)
 
 
-def _failed(folder: Path) -> int:
+def _failed(folder: Path, error: Exception) -> int:
     """The last lines of a failed run: the step, the cause, what to do, and the command to go on with."""
     failure = report.read_failure(folder)
+    if failure is None or (isinstance(error, FinetuneError) and failure.cause != error.message):
+        remedy = error.remedy if isinstance(error, FinetuneError) else "see --debug"
+        cause = error.message if isinstance(error, FinetuneError) else f"{type(error).__name__}: {error}"
+        failure = report.Failure("finetune", cause, remedy)
     errors.print(f"[red]{failure.step} failed:[/] {_plain(failure.cause)}", soft_wrap=True)
     errors.print(_plain(failure.remedy), soft_wrap=True)
-    errors.print(f"Go on:  {report.command(runs.read(folder))}\nLook:   make ui", soft_wrap=True)
+    if (folder / runs.RECORD).is_file():
+        errors.print(f"Go on:  {report.command(runs.read(folder))}\nLook:   make ui", soft_wrap=True)
     return FAILED
 
 

@@ -53,6 +53,9 @@ def running(runs_dir: Path) -> Iterator[Server]:
     """
     named = os.environ.get("PREFECT_API_URL")
     if named:
+        if not _listens(named):
+            what = f"the Prefect server that PREFECT_API_URL names does not answer ({named})"
+            raise FinetuneError(what, "start it, or unset PREFECT_API_URL for a local one")
         yield Server(named.removesuffix("/api"), None)
         return
     folder = runs_dir / ".locks"
@@ -70,12 +73,25 @@ def running(runs_dir: Path) -> Iterator[Server]:
             os.environ.pop("PREFECT_API_URL", None)
             os.environ.pop("PREFECT_API_AUTH_STRING", None)
             with _alone(folder):
-                try:
-                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    pass  # another command still uses it
-                else:
-                    _end(folder)
+                _leave(folder, users)
+
+
+def _leave(folder: Path, users: IO[str]) -> None:
+    """End the server if nobody else uses it; if the guard was quicker, wait until it has."""
+    fcntl.flock(users, fcntl.LOCK_UN)
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fcntl.flock(users, fcntl.LOCK_SH)  # at once where others use it
+    else:
+        _end(folder)
+
+
+def guard(folder: Path) -> None:
+    """Wait until no command uses the server, killed ones included, and end it."""
+    with (folder / ".server-users").open("w") as users:
+        fcntl.flock(users, fcntl.LOCK_EX)
+        _end(folder)
 
 
 @contextmanager
@@ -114,6 +130,9 @@ def _start(folder: Path) -> Server:
     STARTED.append(process)
     told = {"url": server.url, "password": server.password, "pid": process.pid}
     files.write(folder / ".server", json.dumps(told), mode=0o600)
+    watch = [sys.executable, "-m", "flows.server", str(folder)]
+    quiet = subprocess.DEVNULL
+    STARTED.append(subprocess.Popen(watch, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True))
     deadline = time.monotonic() + SECONDS_TO_START
     while not _answers(server):
         if process.poll() is not None or time.monotonic() > deadline:
@@ -149,6 +168,17 @@ def _answers(server: Server) -> bool:
         return False
 
 
+def _listens(address: str) -> bool:
+    """Whether anything answers there, be it with a refusal."""
+    try:
+        urllib.request.urlopen(f"{address}/health", timeout=10).close()  # noqa: S310  # the user's own address
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def _end(folder: Path) -> None:
     path = folder / ".server"
     try:
@@ -163,3 +193,7 @@ def _end(folder: Path) -> None:
     except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
         pass  # it has ended, or never was
     path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    guard(Path(sys.argv[1]))

@@ -146,9 +146,10 @@ def write(path: Path, plan: TrainingPlan) -> None:
 
 
 def read(path: Path) -> TrainingPlan:
-    """The plan of a run. Raises ConfigError where it is not there or was written by another version."""
+    """The plan of a run, in the folder where it lies now. Raises ConfigError where it is not there or damaged."""
     try:
-        return TrainingPlan.model_validate_json(path.read_text(encoding="utf-8"))
+        plan = TrainingPlan.model_validate_json(path.read_text(encoding="utf-8"))
+        return plan.model_copy(update={"folder": str(path.parent.absolute())})
     except OSError as error:
         raise ConfigError(Problem(str(path), f"cannot be read ({error.strerror})", "start the run anew")) from None
     except ValueError:
@@ -157,7 +158,7 @@ def read(path: Path) -> TrainingPlan:
 
 def mark(plan: TrainingPlan) -> str:
     """The fingerprint of a training: of its run and of everything that it is told."""
-    return files.digest(plan.model_dump(mode="json"))
+    return files.digest(plan.model_dump(mode="json", exclude={"folder"}))
 
 
 def check_made_here(plan: TrainingPlan, accepted: list[dict[str, Any]]) -> None:

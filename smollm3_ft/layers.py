@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from smollm3_ft.config import Config, Section, union_members
 from smollm3_ft.errors import ConfigError, Problem
-from smollm3_ft.validation import keys
+from smollm3_ft.validation import keys, sections_in
 
 NO_MAPPING = "is not a mapping of keys to values"
 RECIPES = Path(__file__).parent / "recipes"
@@ -196,7 +196,7 @@ def _constructed(node: yaml.Node, dotted: str) -> Any:
             values[key] = _constructed(value_node, f"{dotted}.{key}" if dotted else key)
         return values
     if isinstance(node, yaml.SequenceNode):
-        return [_constructed(item, "") for item in node.value]
+        return [_constructed(item, dotted) for item in node.value]
     assert isinstance(node, yaml.ScalarNode)
     if node.style is None and _is_text(dotted, node.value):
         return node.value
@@ -219,10 +219,9 @@ def _is_text(dotted: str, text: str) -> bool:
     *path, key = dotted.split(".")
     for name in path:
         field = section.model_fields.get(name)
-        kinds = [k for k in union_members(field.annotation) if hasattr(k, "model_fields")] if field else []
-        if not kinds:
+        section = next(sections_in(field.annotation), None) if field else None
+        if section is None:
             return False
-        section = kinds[0]
     if key not in section.model_fields or text in ("", "null", "~"):
         return False
     members = union_members(section.model_fields[key].annotation)

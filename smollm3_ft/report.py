@@ -181,7 +181,7 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_failure(folder: Path) -> Failure:
+def read_failure(folder: Path) -> Failure | None:
     """What ended a run early, as its report has it."""
-    told = _json(folder / "report.json").get("failure") or {}
-    return Failure(told.get("step", "finetune"), told.get("cause", "no report was written"), told.get("remedy", ""))
+    told = _json(folder / "report.json").get("failure")
+    return Failure(**told) if told else None

@@ -129,4 +129,5 @@ def _listed(source: str | tuple[Source, ...]) -> tuple[str | Source, ...]:
 
 def _absolute(place: str) -> str:
     path = Path(place).expanduser()
-    return str(path.absolute()) if path.exists() and not place.startswith("builtin:") else place
+    here = path.exists() or any(character in place for character in "*?[")
+    return str(path.absolute()) if here and not place.startswith("builtin:") else place

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -75,27 +76,28 @@ def _single(data: Data) -> Source:
 
 def _locate(source: Source, names: Names) -> SourcePlan:
     if source.source in BUILTIN:
-        return _locate_files(source, sorted(BUILTIN[source.source].glob("*.jsonl")), names)
+        return _locate_files(source, sorted(BUILTIN[source.source].glob("*.jsonl")), names, BUILTIN[source.source])
     path = Path(source.source)
     if path.is_dir():
         found = sorted(p for p in path.rglob("*") if p.suffix in READABLE and not _is_hidden(p, path))
-        return _locate_files(source, found, names)
+        return _locate_files(source, found, names, path)
     if path.is_file():
         if path.suffix not in READABLE:
             what = f"{path.name}: reading {path.suffix or 'files without an ending'} is not built yet"
             raise ConfigError(Problem("data.source", what, f"use {' or '.join(READABLE)}"))
-        return _locate_files(source, [path], names)
+        return _locate_files(source, [path], names, path.parent)
     if any(character in source.source for character in "*?["):
         named = glob.glob(source.source, recursive=True)  # noqa: PTH207  # a pattern may be absolute
         found = sorted(Path(name) for name in named if Path(name).suffix in READABLE)
-        return _locate_files(source, found, names)
+        fixed = Path(re.split(r"[*?\[]", source.source)[0] + "x").parent  # the part without wildcards
+        return _locate_files(source, found, names, fixed)
     if not is_on_hub(source.source):
         remedy = "give a file, a folder, a glob, a Hub dataset, or builtin:demo"
         raise ConfigError(Problem("data.source", f"there is no {source.source}", remedy))
     return _locate_hub(source, names)
 
 
-def _locate_files(source: Source, paths: list[Path], names: Names) -> SourcePlan:
+def _locate_files(source: Source, paths: list[Path], names: Names, root: Path) -> SourcePlan:
     if not paths:
         remedy = f"files end in {' or '.join(READABLE)}"
         raise ConfigError(Problem("data.source", f"{source.source} holds no file to read", remedy))
@@ -103,11 +105,11 @@ def _locate_files(source: Source, paths: list[Path], names: Names) -> SourcePlan
         raise ConfigError(Problem("data.config", "is for Hub datasets", "leave it out for local files"))
     splits: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
     for path in paths:
-        split = _split_of(path, names) if len(paths) > 1 else "train"
+        split = _split_of(path, names, root) if len(paths) > 1 else "train"
         if split is not None:
             splits[split].append(str(path))
     if source.split is not None:  # one split of a folder, by the names of its files; it is held out no more
-        splits["train"] = [str(path) for path in paths if _is_named(path, source.split)]
+        splits["train"] = [str(path) for path in paths if _is_named(path, source.split, root)]
         for split in HELD_OUT:
             splits[split] = [name for name in splits[split] if name not in splits["train"]]
     if not splits["train"]:
@@ -130,20 +132,20 @@ def _is_hidden(path: Path, root: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
-def _split_of(path: Path, names: Names) -> str | None:
+def _split_of(path: Path, names: Names, root: Path) -> str | None:
     """The split that a file or its folder is named after; training where there is none; None for one not wanted."""
     for split in HELD_OUT:
-        if any(_is_named(path, name) for name in names[split]):
+        if any(_is_named(path, name, root) for name in names[split]):
             return split
-        if not names[split] and any(_is_named(path, name) for name in ALIASES[split]):
+        if not names[split] and any(_is_named(path, name, root) for name in ALIASES[split]):
             return None
     return "train"
 
 
-def _is_named(path: Path, name: str) -> bool:
-    """Whether a file is called `name`, `name-…`, `name_….`, or lies in a folder of that name."""
+def _is_named(path: Path, name: str, root: Path) -> bool:
+    """Whether a file is called `name`, `name-…`, `name_….`, or lies in a folder of that name below `root`."""
     rest = path.stem.removeprefix(name)
-    return path.parent.name == name or (path.stem.startswith(name) and not rest[:1].isalnum())
+    return (path.parent != root and path.parent.name == name) or (path.stem.startswith(name) and not rest[:1].isalnum())
 
 
 def _locate_hub(source: Source, names: Names) -> SourcePlan:

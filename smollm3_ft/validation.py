@@ -25,10 +25,16 @@ def keys(section: type[Section] = Config, prefix: str = "") -> Iterator[str]:
     """Every dotted key, sections included."""
     for key, field in section.model_fields.items():
         yield prefix + key
-        for kind in union_members(field.annotation):
-            inner = get_args(kind)[0] if get_origin(kind) is tuple else kind  # a list of sections
-            if isinstance(inner, type) and issubclass(inner, Section):
-                yield from keys(inner, f"{prefix}{key}.")
+        for inner in sections_in(field.annotation):
+            yield from keys(inner, f"{prefix}{key}.")
+
+
+def sections_in(annotation: Any) -> Iterator[type[Section]]:
+    """The sections that a key may hold, one or a list of them."""
+    for kind in union_members(annotation):
+        inner = get_args(kind)[0] if get_origin(kind) is tuple else kind
+        if isinstance(inner, type) and issubclass(inner, Section):
+            yield inner
 
 
 def _problems(errors: Sequence[ErrorDetails]) -> list[Problem]:

@@ -9,6 +9,7 @@ from prefect.artifacts import create_table_artifact
 
 from smollm3_ft import data, fit, runs
 from smollm3_ft.data import Prepared
+from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.plan import Plan
 from smollm3_ft.runs import Run
 from tasks.steps import call, options
@@ -37,11 +38,15 @@ def prepare_data(run: Run, plan: Plan) -> Prepared:
     if runs.status(run.path) in runs.FINISHED:
         done = fit.read(run.path / "plan.json").prepared
         return call(prepare, run, plan, done.fingerprint, fingerprint=done.fingerprint, kept=done)
-    mark = runs.marks(run).get(STEP, "")
-    kept = data.reuse(runs_dir, mark) if mark else None
-    if kept is None:
-        chat = plan.model.chat_digest
-        mark = data.fingerprint(plan.sources, run.config.data, run.config.seed, chat, data.code())
+    before = runs.marks(run).get(STEP, "")
+    mark = data.fingerprint(plan.sources, run.config.data, run.config.seed, plan.model.chat_digest, data.code())
+    kept = data.reuse(runs_dir, before) if before else None
+    if kept is not None:
+        mark = before
+    elif (run.path / "plan.json").is_file() and mark != before:
+        what = f"the prepared data that run {run.name} trains on is gone, and what makes it changed since"
+        raise ConfigError(Problem("data", what, "start over with --fresh"))
+    else:
         kept = data.reuse(runs_dir, mark)
     prepared = call(prepare, run, plan, mark, fingerprint=mark, kept=kept)
     data.show(prepared, run.path / "data")

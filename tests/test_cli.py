@@ -125,11 +125,22 @@ def test_a_run_that_another_process_works_on_is_left_alone(tmp_path: Path) -> No
 
 
 def test_fresh_sets_the_old_run_aside(tmp_path: Path) -> None:
-    """`--fresh` moves the folder and deletes nothing; here a wrong source then stops the new run."""
+    """`--fresh` moves the folder and deletes nothing; a server that is not there then stops the new run, named."""
     run = runs.begin(resolve.resolve({"name": "mine", "runs_dir": str(tmp_path)}, {}).config)
-    finetune("name=mine", f"runs_dir={tmp_path}", "data.source=nothing.jsonl", "--fresh")
+    nowhere = "http://127.0.0.1:9/api"
+    done = finetune("name=mine", f"runs_dir={tmp_path}", "--fresh", PREFECT_API_URL=nowhere)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"the Prefect server that PREFECT_API_URL names does not answer ({nowhere})")
     aside = [runs.read(path).run_id for path in (tmp_path / ".old").iterdir()]
     assert aside == [run.run_id]
+
+
+def test_fresh_with_a_mistake_leaves_the_run_where_it_is(tmp_path: Path) -> None:
+    """What is wrong is said before anything is moved."""
+    run = runs.begin(resolve.resolve({"name": "mine", "runs_dir": str(tmp_path)}, {}).config)
+    done = finetune("name=mine", f"runs_dir={tmp_path}", "data.source=nothing.jsonl", "--fresh")
+    assert done.returncode == 2
+    assert runs.read(tmp_path / "mine").run_id == run.run_id
 
 
 def test_a_recipes_configuration_is_not_asked_of_another_source(runs_dir: str, tmp_path: Path) -> None:

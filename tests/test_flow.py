@@ -235,6 +235,33 @@ def test_another_run_shares_data_and_base_evaluation(house: House, undisturbed: 
     assert code == 0, output
     states = task_states(house, "faster")[0]
     assert [states[name] for name in REUSED] == ["Cached", "Cached", "Completed", "Completed"]
+    missing = [name for name in FILES if not (house.runs_dir / "faster" / name).is_file()]
+    assert missing == []
+
+
+def test_of_two_commands_for_one_run_the_second_names_the_first(house: House) -> None:
+    """Started at once, one does the work and the other exits 1 and says who does."""
+    words = ("name=wanted", "train.max_steps=4")
+    with house.start(*words) as one, house.start(*words) as other:
+        outputs = [process.communicate(timeout=300)[0] for process in (one, other)]
+    codes = [one.returncode, other.returncode]
+    assert sorted(codes) == [0, 1], outputs
+    worker = (one, other)[codes.index(0)]
+    assert f"wanted is being worked on by process {worker.pid}" in outputs[codes.index(1)]
+
+
+def test_what_is_gone_of_a_finished_run_comes_back(house: House) -> None:
+    """Without its weights it is trained again from the last checkpoint, without a step more, and published again."""
+    words = ("name=mended", "train.max_steps=5", "train.scheduler=constant")
+    assert house.run(*words)[0] == 0
+    folder = house.runs_dir / "mended"
+    before = {name: (folder / name).read_bytes() for name in ("model/model.safetensors", "model/README.md")}
+    (folder / "model" / "model.safetensors").write_bytes(b"damaged")
+    (folder / "report.html").unlink()
+    code, output = house.run(*words)
+    assert code == 0, output
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert (folder / "report.html").is_file()
 
 
 def test_a_killed_training_process_is_tried_again_from_its_checkpoint(house: House, undisturbed: Path) -> None:

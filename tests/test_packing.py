@@ -36,7 +36,14 @@ def test_determined() -> None:
 
 @pytest.mark.parametrize(
     ("given", "packed"),
-    [([], []), ([8], [[0]]), ([8, 8], [[0], [1]]), ([3, 8, 5], [[1], [2, 0]]), ([4, 4, 4], [[0, 1], [2]])],
+    [
+        ([], []),
+        ([8], [[0]]),
+        ([8, 8], [[0], [1]]),
+        ([3, 8, 5], [[1], [2, 0]]),
+        ([4, 4, 4], [[0, 1], [2]]),
+        ([5, 6, 2], [[1, 2], [0]]),
+    ],
 )
 def test_small_cases(given: list[int], packed: list[list[int]]) -> None:
     """A document joins the fullest sequence that has room for it."""

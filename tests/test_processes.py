@@ -55,8 +55,11 @@ def test_lines_come_while_the_child_runs(program: Program, tmp_path: Path) -> No
     module = program("""
         import pathlib, sys, threading
         print("ready")
-        while not pathlib.Path(sys.argv[1]).exists():
+        for _ in range(500):
+            if pathlib.Path(sys.argv[1]).exists():
+                sys.exit()
             threading.Event().wait(0.02)
+        sys.exit("nobody heard")
     """)
     go_on = tmp_path / "go on"
     processes.run(module, str(go_on), on_line=lambda _: go_on.touch())
@@ -66,8 +69,11 @@ def test_ticks_come_while_the_child_runs(program: Program, tmp_path: Path) -> No
     """on_tick is called beside a child that says nothing."""
     module = program("""
         import pathlib, sys, threading
-        while not pathlib.Path(sys.argv[1]).exists():
+        for _ in range(500):
+            if pathlib.Path(sys.argv[1]).exists():
+                sys.exit()
             threading.Event().wait(0.02)
+        sys.exit("nobody ticked")
     """)
     go_on = tmp_path / "go on"
     processes.run(module, str(go_on), on_line=pytest.fail, on_tick=go_on.touch)

@@ -1,5 +1,6 @@
 """The local Prefect server: shared by the commands that need it, closed to everybody else, ended by the last."""
 
+import json
 import os
 import stat
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -90,3 +92,13 @@ def test_the_last_command_ends_the_server(told: dict[str, object]) -> None:
     assert told["after the first"] == 200
     assert told["after the last"] is None
     assert told["password file"] is False
+
+
+def test_the_server_does_not_outlive_a_killed_command(tmp_path: Path) -> None:
+    """A command that could not leave is missed all the same."""
+    with user(tmp_path / "runs", tmp_path / "home") as address:
+        server = psutil.Process(json.loads((tmp_path / "runs" / ".locks" / ".server").read_text())["pid"])
+        (command,) = [child for child in psutil.Process().children() if USER in child.cmdline()]
+        command.kill()
+        server.wait(60)
+    assert status(f"{address}/api/health") is None

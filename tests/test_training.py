@@ -33,7 +33,9 @@ journal.Journal.write = then_send
 os._exit(processes.child(training.main))
 """
 STEPS = {
-    "train__max_steps": 20,
+    "train__max_steps": 20,  # in the middle of an epoch
+    "train__batch_size": 4,
+    "train__effective_batch_size": 8,
     "train__warmup_steps": 4,
     "train__save_steps": 4,
     "train__eval_steps": 5,
@@ -102,8 +104,8 @@ def disturbed(plan: TrainingPlan) -> Trained:
 
 
 def killed(plan: TrainingPlan) -> Trained:
-    """Killed at its second checkpoint."""
-    return Trained(plan, [attempt(plan, "8", "checkpoint", "SIGKILL"), attempt(plan)])
+    """Killed at its second checkpoint, and at its last."""
+    return Trained(plan, [*(attempt(plan, step, "checkpoint", "SIGKILL") for step in ("8", "20")), attempt(plan)])
 
 
 def of_other_code(plan: TrainingPlan) -> Trained:
@@ -246,6 +248,12 @@ def test_it_goes_on_where_it_was(broken: Trained) -> None:
         ("resumed", 20),
         ("finished", 20),
     ]
+
+
+def test_the_last_step_is_in_the_middle_of_an_epoch(broken: Trained) -> None:
+    """These tests are of the harder case: going on from the last step, a training must not take one step more."""
+    assert broken.plan.settings.epochs % 1 > 0
+    assert files.read_json(broken.folder / fit.TRAINED)["values"]["steps"] == 20
 
 
 def test_told_to_stop_it_saves_at_once(broken: Trained) -> None:
