@@ -58,7 +58,8 @@ def collect(run: Run, status: Status, steps: list[Step], failure: Failure | None
     plan = _plan(folder / "plan.json")
     trained = _json(folder / fit.TRAINED).get("values", {})
     evaluation = _json(folder / "evaluation.json")
-    published = _json(folder / publishing.PUBLISHED)
+    nothing = {"target": "none"} if run.config.publish.target == "none" else {}
+    published = _json(folder / publishing.PUBLISHED) or nothing
     return {
         "status": status,
         "name": run.name,
@@ -87,8 +88,9 @@ def links(run: Run) -> dict[str, str]:
         "data": run.path / "data" / "report.html",
         "evaluation": run.path / "evaluation.json",
         "metrics": run.path / "metrics.jsonl",
-        "trackio": local_trackio.folder(run.path.parent),
     }
+    if run.config.monitor.trackio == "local":
+        places["trackio"] = local_trackio.folder(run.path.parent)
     return {name: str(place) for name, place in places.items() if place.exists()}
 
 

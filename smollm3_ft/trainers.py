@@ -165,9 +165,11 @@ class Watch(transformers.TrainerCallback):  # type: ignore[misc]  # the library 
         self.stop = stop
         self.trainer: SftTrainer | None = None
 
-    def on_step_end(self, _args: Any, _state: Any, control: transformers.TrainerControl, **_: Any) -> None:
+    def on_step_end(self, _args: Any, state: Any, control: transformers.TrainerControl, **_: Any) -> None:
         assert self.trainer is not None
         self.trainer.progress.window_steps += 1
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # the last steps have their line, whatever logging_steps is
         if self.stop:
             control.should_save = True
             control.should_training_stop = True

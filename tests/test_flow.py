@@ -189,11 +189,12 @@ def test_the_report_says_what_was_done(house: House, demo: tuple[int, str]) -> N
 
 
 def test_the_journal_has_every_logged_step_once(house: House, demo: tuple[int, str]) -> None:
-    """A train record at each tenth step, in order, under distinct ids."""
+    """A train record at each tenth step and the last, in order, under distinct ids."""
     lines = (house.runs_dir / "demo" / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     steps = [record["step"] for record in records if record["kind"] == "train"]
-    assert steps == list(range(10, report_of(house, "demo")["train"]["steps"] + 1, 10))
+    last = report_of(house, "demo")["train"]["steps"]
+    assert steps == sorted({*range(10, last + 1, 10), last})
     assert len({record["id"] for record in records}) == len(records)
 
 
