@@ -8,7 +8,6 @@ import yaml
 from conftest import MakePlan, facts
 
 from smollm3_ft import files, fit, publishing, records, runs
-from smollm3_ft.errors import PublishError
 from smollm3_ft.fit import TrainingPlan
 
 INTERVAL = {"value": 0.5, "low": 0.25, "high": 0.75}
@@ -40,25 +39,34 @@ def test_every_file_is_recorded(plan: TrainingPlan) -> None:
     assert record["files"] == {path.name: files.sha256(path) for path in folder.iterdir()}
     assert "README.md" in record["files"]
     assert record["verified"] is False
-    assert publishing.check_files(plan)["files"] == record["files"]
+    assert publishing.published(Path(plan.folder)) == {"schema_version": 1, **record}
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "README.md"])
 def test_an_altered_file_is_found(plan: TrainingPlan, name: str) -> None:
-    """A published file that is not as it was published is named."""
-    publishing.publish_local(plan)
-    with (Path(plan.folder) / "model" / name).open("ab") as file:
+    """A published file that is not as it was published is named, and what was published does not count."""
+    record = publishing.publish_local(plan)
+    path = Path(plan.folder) / "model" / name
+    with path.open("ab") as file:
         file.write(b"x")
-    with pytest.raises(PublishError, match=f"{name} is not as it was published"):
-        publishing.check_files(plan)
+    assert publishing.altered(Path(plan.folder), record) == [str(path)]
+    assert publishing.published(Path(plan.folder)) is None
 
 
 def test_a_missing_file_is_found(plan: TrainingPlan) -> None:
     """A published file that is gone is named."""
-    publishing.publish_local(plan)
-    (Path(plan.folder) / "model" / "tokenizer.json").unlink()
-    with pytest.raises(PublishError, match=r"tokenizer\.json is not as it was published"):
-        publishing.check_files(plan)
+    record = publishing.publish_local(plan)
+    path = Path(plan.folder) / "model" / "tokenizer.json"
+    path.unlink()
+    assert publishing.altered(Path(plan.folder), record) == [str(path)]
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"files": []}'])
+def test_nothing_was_published(plan: TrainingPlan, content: str | None) -> None:
+    """Without a record that can be read, nothing counts as published."""
+    if content is not None:
+        (Path(plan.folder) / publishing.PUBLISHED).write_text(content)
+    assert publishing.published(Path(plan.folder)) is None
 
 
 def test_verified(plan: TrainingPlan) -> None:
