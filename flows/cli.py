@@ -84,6 +84,8 @@ def load(words: list[str]) -> Resolved:
         if Path(first).is_file() or first.endswith((".yaml", ".yml")):
             file = layers.read_file(Path(first))
         else:
+            if any(word.startswith("recipe=") for word in words):
+                raise ConfigError(Problem(first, "is a second recipe", "name one"))
             words = [f"recipe={first}", *words]
     return resolve.resolve(layers.parse_words(words), os.environ, file)
 
@@ -283,10 +285,11 @@ def _guarded(command: typer.Typer, **options: Any) -> int:
     try:
         command(**options)
     except KeyboardInterrupt:
+        errors.print("Interrupted; what was done is kept.")
         return 128 + signal.SIGINT
     except FinetuneError as error:
         if "--debug" in sys.argv:
-            raise
+            errors.print_exception()
         errors.print(_plain(str(error)), soft_wrap=True)
         return USAGE if isinstance(error, ConfigError) else FAILED
     return DONE

@@ -24,8 +24,8 @@ from smollm3_ft.runs import Run
 from tasks import monitoring, steps
 from tasks.data import prepare_data
 from tasks.publishing import publish_and_verify
-from tasks.reporting import close, failure_of
-from tasks.setup import authenticate, check_environment, plan_run, resolve_configuration
+from tasks.reporting import close
+from tasks.setup import authenticate, check_environment, close_former, plan_run, resolve_configuration
 from tasks.steps import call
 from tasks.training import fit_run, train_on_device
 
@@ -40,13 +40,17 @@ def finetune_flow(config: Config) -> dict[str, Any]:
     steps.HERE.set([])
     run = call(resolve_configuration, config)
     with locks.hold(Path(run.config.runs_dir), run.name) as lock:
+        close_former(run)
         try:
             _steps(run, lock)
         except Exception as error:
-            close(run, "interrupted" if isinstance(error, Stopped) else "failed", error)
+            if isinstance(error, Stopped):
+                close(run, "interrupted")
+            else:
+                close(run, "failed", error)
             raise
-        except BaseException as error:  # Ctrl-C, SIGTERM: no more steps, but the truth on disk
-            report.write(run, "interrupted", list(steps.HERE.get()), failure_of(error))
+        except BaseException:  # Ctrl-C, SIGTERM: no more steps, but the truth on disk
+            report.write(run, "interrupted", list(steps.HERE.get()))
             raise
         return close(run, "completed")
 
@@ -73,6 +77,6 @@ def _steps(run: Run, lock: int) -> None:
         stop.set()
         wait(list(beside.values()))
         host.close()
-    for name, future in beside.items():  # their failure never fails a training; the report says it
-        steps.record(name, future.state.name, time.monotonic() - began)
+        for name, future in beside.items():  # their failure never fails a training; the report says it
+            steps.record(name, future.state.name, time.monotonic() - began)
     publish_and_verify(run, training, trained, tuned)

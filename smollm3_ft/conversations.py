@@ -65,7 +65,9 @@ def check_text(text: str, chat: Chat) -> None:
 
 
 def _digest(messages: list[Message]) -> bytes:
-    said = [(m["role"], " ".join(unicodedata.normalize("NFC", m["content"]).split())) for m in messages]
+    # Alike but for the ends, line endings and Unicode's ways to write a letter; indentation may mean something.
+    texts = (unicodedata.normalize("NFC", m["content"]).replace("\r\n", "\n").strip() for m in messages)
+    said = [(m["role"], text) for m, text in zip(messages, texts, strict=True)]
     return hashlib.blake2b(repr(said).encode(), digest_size=16).digest()
 
 

@@ -42,6 +42,10 @@ class DataError(FinetuneError):
     """The data cannot be trained on: retrying it never helps."""
 
 
+class HubUnreachable(FinetuneError):
+    """The Hub did not answer, or not as it should: trying again may help."""
+
+
 class TrainingError(FinetuneError):
     """A process that trains or evaluates failed."""
 

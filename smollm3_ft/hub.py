@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from smollm3_ft.errors import ConfigError, Problem
+from smollm3_ft.errors import ConfigError, HubUnreachable, Problem
 
 # A plan needs no weights: what a model is, how it writes, and how large it is.
 SMALL_FILES = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "chat_template*")
@@ -15,7 +15,8 @@ SMALL_FILES = ("config.json", "generation_config.json", "tokenizer*", "special_t
 
 @contextmanager
 def _named(key: str, name: str) -> Iterator[None]:
-    """The Hub's refusals as one line with what to do. Trouble that may pass is left as it is, to be tried again."""
+    """The Hub's refusals, and its silence, as one line with what to do. What may pass is no ConfigError."""
+    import httpx2
     from huggingface_hub import errors
 
     try:
@@ -30,6 +31,10 @@ def _named(key: str, name: str) -> Iterator[None]:
         raise ConfigError(Problem(key, f"{name} has no such revision", "name a branch, tag or commit")) from None
     except errors.HFValidationError as error:
         raise ConfigError(Problem(key, f"{name} is no Hub name ({str(error).splitlines()[0]})")) from None
+    except (httpx2.TransportError, errors.HfHubHTTPError, OSError) as error:
+        cause = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        remedy = "check the network, or name a folder on this machine"
+        raise HubUnreachable(f"{name} could not be got from the Hub ({cause[0]})", remedy) from error
 
 
 def model_commit(name: str, revision: str | None) -> tuple[str, int]:

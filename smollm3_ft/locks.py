@@ -15,7 +15,7 @@ import psutil
 
 from smollm3_ft.errors import RunBusy
 
-PATIENCE = 60  # seconds that a training process may take to save and end after its parent is gone
+PATIENCE = 180  # seconds that a training process may take to save and end after its parent is gone
 
 
 @contextmanager

@@ -98,10 +98,11 @@ def next_steps(run: Run, status: Status) -> list[str]:
     """What to do now, as commands where there is one."""
     if status in ("failed", "interrupted"):
         return [f"Go on where it stopped: {command(run)}", "See every step in the browser: make ui"]
-    model, trackio = run.path / "model", run.config.monitor.trackio == "local"
+    model, trackio, folder = run.path / "model", run.config.monitor.trackio == "local", run.path.parent
+    place = "" if folder == Path.cwd() / "runs" else f" runs_dir={shlex.quote(str(folder))}"
     return [
         f'Use the model: transformers.AutoModelForCausalLM.from_pretrained("{model}")',
-        f"See the curves: {programs()}smollm3-ft dashboard" if trackio else "See metrics.jsonl",
+        f"See the curves: {programs()}smollm3-ft dashboard{place}" if trackio else "See metrics.jsonl",
         "See every step in the browser: make ui",
         f"Your own data: {programs()}python -m flows.finetune data.source=rows.jsonl",
     ]

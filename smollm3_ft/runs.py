@@ -9,10 +9,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from smollm3_ft import files, identity, locks, sources
+from smollm3_ft import files, identity, locks, models, sources
 from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.layers import flatten
+from smollm3_ft.models import ModelPlan
 from smollm3_ft.plan import Plan
 from smollm3_ft.sources import SourcePlan
 
@@ -129,6 +130,9 @@ def changes(run: Run) -> dict[str, str]:
     for before, after in _located_again(run):
         if before.digest != after.digest:
             changed["data.source"] = f"{before.source} changed since run {run.name} began"
+    model = _model_now(run)
+    if run.plan is not None and model != run.plan.model:
+        changed["model.name"] = f"{run.plan.model.name} changed since run {run.name} began"
     return changed
 
 
@@ -141,8 +145,16 @@ def accept_changes(folder: Path) -> None:
     agreed = {"code": identity.code(), "lock": identity.lock(), "what": "; ".join(changed.values())}
     plan = run.plan
     if plan is not None:
-        plan = plan.model_copy(update={"sources": tuple(after for _, after in _located_again(run))})
+        now = {"sources": tuple(after for _, after in _located_again(run)), "model": _model_now(run)}
+        plan = plan.model_copy(update=now)
     save(run.model_copy(update={"accepted": [*run.accepted, agreed], "plan": plan}))
+
+
+def _model_now(run: Run) -> ModelPlan | None:
+    """The model as it is now where it is a folder; one on the Hub stays at its commit."""
+    if run.plan is None or run.plan.model.kind != "folder":
+        return run.plan.model if run.plan else None
+    return models.pin(run.config.model, run.path.parent)
 
 
 def _located_again(run: Run) -> list[tuple[SourcePlan, SourcePlan]]:

@@ -21,7 +21,7 @@ SCHEMA = pa.schema(
         "mask": pa.list_(pa.int8()),
         "lengths": pa.list_(pa.int32()),
         "answers": pa.list_(pa.int32()),
-        "places": pa.list_(pa.int16()),
+        "places": pa.list_(pa.int32()),
         "lines": pa.list_(pa.int32()),
     }
 )
@@ -95,7 +95,7 @@ class Documents:
             "mask": np.concatenate([mask[span] for span in spans]),
             "lengths": np.array([span.stop - span.start for span in spans], dtype=np.int32),
             "answers": np.array([self.answers[i] for i in sequence], dtype=np.int32),
-            "places": np.array([self.places[i] for i in sequence], dtype=np.int16),
+            "places": np.array([self.places[i] for i in sequence], dtype=np.int32),
             "lines": np.array([self.lines[i] for i in sequence], dtype=np.int32),
         }
 

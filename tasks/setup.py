@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import uuid
 from pathlib import Path
 
 import yaml
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import State
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
+from prefect.states import Crashed
 
 from smollm3_ft import devices, files, identity, locks, plan, resolve, runs
 from smollm3_ft.config import Config
@@ -16,6 +23,8 @@ from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.plan import Plan
 from smollm3_ft.runs import Run
 from tasks.steps import call, done, options
+
+FLOW_RUN = ".flow-run"  # in a run's folder: the id of the flow run that works, or last worked, on it
 
 
 @task(**options("resolve configuration", timeout=120, retries=0))
@@ -78,3 +87,23 @@ def make_plan(run: Run, kept: Plan | None) -> Plan:
 def plan_run(run: Run) -> Plan:
     """The run's plan, made once: a run that goes on keeps its revisions."""
     return call(make_plan, run, fingerprint=run.run_id, kept=run.plan)
+
+
+def close_former(run: Run) -> None:
+    """Say in Prefect what became of the flow run that worked on this run before, if it was killed.
+
+    Called under the run's lock: whoever held it is dead, so what still stands as running does not run.
+    """
+    path, here = run.path / FLOW_RUN, str(flow_run.id)
+    former = path.read_text(encoding="utf-8").strip() if path.is_file() else here
+    if former != here:
+        crashed: State[None] = Crashed(message=f"The process was killed; flow run {here} goes on with {run.name}.")
+        with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):  # it was another server's
+            found = client.read_flow_run(uuid.UUID(former))
+            if found.state is not None and not found.state.is_final():
+                client.set_flow_run_state(found.id, crashed, force=True)
+                only = FlowRunFilter(id=FlowRunFilterId(any_=[found.id]))
+                for one in client.read_task_runs(flow_run_filter=only):
+                    if one.state is not None and not one.state.is_final():
+                        client.set_task_run_state(one.id, crashed, force=True)
+    files.write(path, here)

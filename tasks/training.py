@@ -16,7 +16,20 @@ from prefect.artifacts import (
 )
 from pydantic import BaseModel, ConfigDict
 
-from smollm3_ft import comparison, devices, files, fit, identity, journal, models, pages, processes, records, runs
+from smollm3_ft import (
+    comparison,
+    devices,
+    files,
+    fit,
+    identity,
+    journal,
+    locks,
+    models,
+    pages,
+    processes,
+    records,
+    runs,
+)
 from smollm3_ft import report as reports
 from smollm3_ft.data import Prepared
 from smollm3_ft.errors import Stopped
@@ -99,8 +112,9 @@ def train(plan: TrainingPlan, host: Journal, lock: int, kept: Trained | None) ->
             inherit=(lock,),
         )
     except BaseException as error:
-        what = "interrupted" if not isinstance(error, Exception) or isinstance(error, Stopped) else "failed"
-        host.write("alert", {"what": f"training {what}: {error}", "level": "error"})
+        interrupted = not isinstance(error, Exception) or isinstance(error, Stopped)
+        what = "training interrupted" if interrupted else f"training failed: {error}"
+        host.write("alert", {"what": what, "level": "warning" if interrupted else "error"})
         raise
     follower.finish()
     done = _trained(plan)
@@ -140,8 +154,11 @@ def train_on_device(run: Run, plan: TrainingPlan, host: Journal, lock: int) -> t
 
 
 def _evaluate(plan: TrainingPlan, which: str, fingerprint: str) -> Evaluated:
-    folder = Path(plan.config.runs_dir) / ".evaluated" / fingerprint
-    processes.run("smollm3_ft.evaluation", str(Path(plan.folder) / "plan.json"), which, str(folder), on_line=log.info)
+    runs_dir = Path(plan.config.runs_dir)
+    folder, path = runs_dir / ".evaluated" / fingerprint, Path(plan.folder) / "plan.json"
+    with locks.hold(runs_dir, f".evaluated-{fingerprint}", wait=True):  # another run may be making the same
+        if records.read(folder / records.RECORD, fingerprint, folder) is None:
+            processes.run("smollm3_ft.evaluation", str(path), which, str(folder), on_line=log.info)
     return Evaluated(folder=str(folder), fingerprint=fingerprint)
 
 
@@ -169,7 +186,7 @@ class _Follower:
     def __init__(self, plan: TrainingPlan) -> None:
         self.plan = plan
         self.path = Path(plan.folder) / "metrics.jsonl"
-        self.offset = self.path.stat().st_size if self.path.is_file() else 0
+        self.offset = journal.read_new(self.path, 0)[1]  # behind the last whole line; a torn one will be cut off
         self.artifact: uuid.UUID | None = None
         self.updated = 0.0
         self.last: dict[str, Any] = {}

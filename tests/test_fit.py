@@ -1,5 +1,6 @@
 """Every auto value is settled by plain arithmetic, and what cannot fit is said before it is tried."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,13 @@ def test_a_plan_survives_its_file(plan: TrainingPlan) -> None:
     again = fit.read(Path(plan.folder) / "plan.json")
     assert again == plan
     assert fit.mark(again) == fit.mark(plan)
+
+
+def test_a_plan_is_of_the_folder_where_it_lies(plan: TrainingPlan, tmp_path: Path) -> None:
+    """A run that was moved goes on in its new place, as the same training."""
+    moved = fit.read(Path(shutil.copytree(plan.folder, tmp_path / "moved")) / "plan.json")
+    assert moved.folder == str(tmp_path / "moved")
+    assert fit.mark(moved) == fit.mark(plan)
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def undisturbed(house: House) -> Path:
 
 
 def task_states(house: House, name: str) -> list[dict[str, str]]:
-    """For each flow run of that name, in the order of their starts: its tasks with their states' names."""
+    """For each flow run of that name, in the order of their starts: its own state's name and its tasks'."""
     script = f"""
 import json
 from prefect.client.orchestration import get_client
@@ -123,7 +123,7 @@ with get_client(sync_client=True) as client:
     found = []
     for run in client.read_flow_runs(flow_run_filter=named, sort=FlowRunSort.START_TIME_ASC):
         tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])))
-        found.append({{task.name: task.state_name for task in tasks}})
+        found.append({{"flow run": run.state_name}} | {{task.name: task.state_name for task in tasks}})
 print(json.dumps(found))
 """
     done = subprocess.run(
@@ -201,7 +201,7 @@ def test_the_journal_has_every_logged_step_once(house: House, demo: tuple[int, s
 def test_prefect_lists_every_task_completed(house: House, demo: tuple[int, str]) -> None:
     """Every task of the design's table is there by its name; none is missing, none else."""
     states = task_states(house, "demo")[0]
-    assert set(states) == TASKS
+    assert set(states) == TASKS | {"flow run"}
     assert set(states.values()) == {"Completed"}
 
 
@@ -283,7 +283,8 @@ def test_a_killed_command_goes_on_when_it_is_typed_again(house: House, undisturb
         process.kill()
     code, output = house.run("name=lost", *SHORT)
     assert code == 0, output
-    states = task_states(house, "lost")[-1]
+    former, states = task_states(house, "lost")
+    assert former["flow run"] == former["train"] == "Crashed"
     assert [states[name] for name in ("prepare data", "fit to device", "evaluate base")] == ["Cached"] * 3
     assert report_of(house, "lost")["train"]["resumed_from"] >= 5
     assert (house.runs_dir / "lost" / "model" / "model.safetensors").read_bytes() == undisturbed.read_bytes()
@@ -301,6 +302,7 @@ def test_an_interrupted_command_says_how_to_go_on(house: House, told: signal.Sig
     assert process.returncode == code, output
     assert f"python -m flows.finetune {house.runs_dir / name / 'config.yaml'}" in output
     assert report_of(house, name)["status"] == "interrupted"
+    assert report_of(house, name)["failure"] is None
     assert not training.is_running()
 
 

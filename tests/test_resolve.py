@@ -114,6 +114,14 @@ def test_text_keys_take_text_in_a_file(tmp_path: Path, name: str) -> None:
     assert (config.name, config.model.revision) == (name, name)
 
 
+def test_text_keys_of_a_list_take_text_in_a_file(tmp_path: Path) -> None:
+    """Also in a list of sources a configuration or a split is what is written there."""
+    path = tmp_path / "c.yaml"
+    path.write_text("data:\n  source:\n  - {source: a, config: 2024_01, split: 0123}\n")
+    (source,) = resolved(file=layers.read_file(path)).data.source
+    assert (source.config, source.split) == ("2024_01", "0123")  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("text", ["2024-13-45", "2024-01-01", "[" * 3000, "{a: b}"])
 def test_values_of_another_kind(text: str) -> None:
     """A value that is nothing the key can hold is named with its key."""

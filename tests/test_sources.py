@@ -132,6 +132,11 @@ def test_splits_by_folders(tmp_path: Path) -> None:
     }
 
 
+def test_the_name_of_the_folder_itself_tells_nothing(tmp_path: Path) -> None:
+    """What the user named is the source: that it is called test makes its files no held-out ones."""
+    assert sorted(held(tmp_path / "test", "a.jsonl", "b.jsonl")) == ["train"]
+
+
 @pytest.mark.parametrize(
     ("name", "split"),
     [("dev", "validation"), ("val", "validation"), ("valid-1", "validation"), ("eval", "test"), ("testing", "test")],
