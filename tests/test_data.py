@@ -30,7 +30,7 @@ MESSY = [
     {"prompt": b"Half \\ud83d".decode("unicode_escape"), "completion": "x"},
     {"prompt": "\ufdd0", "completion": "x"},
     facts(1)[0],
-    {"prompt": "  What is\nnumber 0?  ", "completion": "It is alpha 0."},
+    {"prompt": "  What is number 0?\r\n", "completion": "It is alpha 0."},
     {"prompt": "long " * 100, "completion": "x"},
 ]
 DROPPED = {
@@ -155,6 +155,12 @@ def test_every_training_row_repeats_a_held_out_one(prepare: Prepare, tmp_path: P
         write_rows(tmp_path / "set" / f"{name}.jsonl", facts(5))
     with pytest.raises(DataError, match="no training row is left"):
         prepare(tmp_path / "set")
+
+
+def test_rows_that_differ_in_indentation_are_two(prepare: Prepare) -> None:
+    """White space inside a text may mean something: code rows that differ by it alone are both kept."""
+    rows = [{"prompt": "Indent", "completion": f"if x:{white}pass"} for white in ("\n  ", "\n    ")]
+    assert prepare(rows, **ALONE).rows["train"] == 2
 
 
 def test_repeated_rows_are_kept_where_asked(prepare: Prepare) -> None:
