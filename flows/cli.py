@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from smollm3_ft import layers, locks, plan, report, resolve, runs
+from smollm3_ft import disk, layers, locks, plan, report, resolve, runs
 from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, FinetuneError, Problem, RunBusy, Stopped
 from smollm3_ft.resolve import Resolved
@@ -200,7 +200,9 @@ def _failed(folder: Path, error: Exception) -> int:
     """The last lines of a failed run: the step, the cause, what to do, and the command to go on with."""
     failure = report.read_failure(folder)
     if failure is None or (isinstance(error, FinetuneError) and failure.cause != error.message):
-        remedy = error.remedy if isinstance(error, FinetuneError) else "see --debug"
+        remedy = error.remedy if isinstance(error, FinetuneError) else "see it whole with --debug"
+        if disk.is_full(error):
+            remedy = "make room, then go on"
         cause = error.message if isinstance(error, FinetuneError) else f"{type(error).__name__}: {error}"
         failure = report.Failure("finetune", cause, remedy)
     errors.print(f"[red]{failure.step} failed:[/] {_plain(failure.cause)}", soft_wrap=True)

@@ -44,10 +44,10 @@ def finetune_flow(config: Config) -> dict[str, Any]:
         try:
             _steps(run, lock)
         except Exception as error:
-            if isinstance(error, Stopped):
-                close(run, "interrupted")
-            else:
-                close(run, "failed", error)
+            try:
+                close(run, "interrupted" if isinstance(error, Stopped) else "failed", error)
+            except Exception as second:  # noqa: BLE001  # no disk, no server: the first error is the one to tell
+                steps.log.warning("the report could not be written: %s", second)
             raise
         except BaseException:  # Ctrl-C, SIGTERM: no more steps, but the truth on disk
             report.write(run, "interrupted", list(steps.HERE.get()))

@@ -126,7 +126,9 @@ class Train(Section):
     epochs: PositiveFloat = Field(1, description="Passes over the training rows")
     max_steps: PositiveInt | None = Field(None, description="Stop after this many steps, whatever epochs says")
     warmup_steps: NonNegativeInt | Auto = Field("auto", description="Steps to the peak; auto is 3 % of all")
-    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field("cosine")
+    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
+        "cosine", description="The learning rate after its peak"
+    )
     weight_decay: NonNegativeFloat = Field(0.0, description="AdamW's decoupled weight decay")
     max_grad_norm: PositiveFloat = Field(1.0, description="Gradients are clipped to this norm")
     gradient_checkpointing: bool | Auto = Field("auto", description="Recompute activations to save memory")

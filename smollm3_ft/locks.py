@@ -92,4 +92,12 @@ def _owner(descriptor: int) -> tuple[str, bool]:
         return "another process", True  # it is just writing its name
     if host != socket.gethostname():
         return f"process {pid} on {host}", True
-    return f"process {pid}", psutil.pid_exists(pid)
+    return f"process {pid}", _is_alive(pid)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process works; one that has ended and waits to be noticed does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -33,9 +33,9 @@ def sample(folder: Path, handles: list[Any]) -> dict[str, float]:
         "memory_bytes": memory.used,
         "memory_percent": memory.percent,
         "disk_free_bytes": devices.free_disk(folder),
-        "network_sent_bytes": network.bytes_sent,
-        "network_received_bytes": network.bytes_recv,
     }
+    if network is not None:  # there is none in some containers
+        values |= {"network_sent_bytes": network.bytes_sent, "network_received_bytes": network.bytes_recv}
     for index, handle in enumerate(handles):
         used = pynvml.nvmlDeviceGetUtilizationRates(handle)
         held = pynvml.nvmlDeviceGetMemoryInfo(handle)

@@ -43,7 +43,7 @@ def close(run: Run, status: Status, error: Exception | None = None) -> dict[str,
     """Links, next steps and report, also after a failure."""
     call(links, run)
     call(next_steps, run, status)
-    failure = failure_of(error) if error else None
+    failure = failure_of(error) if error and status == "failed" else None
     return call(write_report, run, status, list(steps.HERE.get()), failure)
 
 
