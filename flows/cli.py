@@ -24,13 +24,14 @@ Words = Annotated[list[str] | None, typer.Argument(metavar="[RECIPE or FILE.yaml
 RunsDir = Annotated[str, typer.Argument(help="The folder of all runs.", metavar="[runs_dir=FOLDER]")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
-# The terminal shows our own lines; Prefect's pages show those and its own.
-PREFECT_SETTINGS = {
+# The terminal shows our own lines, Prefect's pages those and its own; nobody is told that this ran.
+SETTINGS = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "smollm3_ft",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -134,7 +135,7 @@ def _run(config: Config) -> int:
     from flows import server
 
     signal.signal(signal.SIGTERM, _terminated)
-    for setting, value in PREFECT_SETTINGS.items():
+    for setting, value in SETTINGS.items():
         os.environ.setdefault(setting, value)
     runs_dir, name = Path(config.runs_dir), str(config.name)
     console.print(f"[bold]{name}[/]  {config.recipe}, {config.model.name}, {_sources(config)}")

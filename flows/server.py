@@ -152,6 +152,7 @@ def _settings(server: Server) -> dict[str, str]:
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": server.url,
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
         "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
     }
 
