@@ -74,6 +74,7 @@ def running(runs_dir: Path) -> Iterator[Server]:
             os.environ.pop("PREFECT_API_AUTH_STRING", None)
             with _alone(folder):
                 _leave(folder, users)
+            STARTED[:] = [process for process in STARTED if process.poll() is None]
 
 
 def _leave(folder: Path, users: IO[str]) -> None:

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -25,9 +26,16 @@ with server.running(Path(sys.argv[1])) as here:
 """
 
 
+class User(NamedTuple):
+    """A process that uses the server, and the address it was told."""
+
+    address: str
+    process: subprocess.Popen[str]
+
+
 @contextmanager
-def user(runs_dir: Path, home: Path) -> Iterator[str]:
-    """A process that uses the server; yields the address it was told."""
+def user(runs_dir: Path, home: Path) -> Iterator[User]:
+    """Start a process that uses the server, and end it."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     with subprocess.Popen(
         [sys.executable, "-c", USER, str(runs_dir)],
@@ -39,7 +47,7 @@ def user(runs_dir: Path, home: Path) -> Iterator[str]:
     ) as process:
         assert process.stdout is not None
         assert process.stdin is not None
-        yield process.stdout.readline().strip()
+        yield User(process.stdout.readline().strip(), process)
         process.stdin.close()
         process.wait(60)
 
@@ -63,8 +71,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     seen: dict[str, object] = {}
     with ExitStack() as last:
         with ExitStack() as first:
-            one = first.enter_context(user(runs_dir, home))
-            two = last.enter_context(user(runs_dir, home))
+            one = first.enter_context(user(runs_dir, home)).address
+            two = last.enter_context(user(runs_dir, home)).address
             seen["addresses"] = (one, two)
             seen["without password"] = status(f"{one}/api/admin/version")
             seen["mode"] = stat.S_IMODE((runs_dir / ".locks" / ".server").stat().st_mode)
@@ -96,9 +104,8 @@ def test_the_last_command_ends_the_server(told: dict[str, object]) -> None:
 
 def test_the_server_does_not_outlive_a_killed_command(tmp_path: Path) -> None:
     """A command that could not leave is missed all the same."""
-    with user(tmp_path / "runs", tmp_path / "home") as address:
+    with user(tmp_path / "runs", tmp_path / "home") as (address, command):
         server = psutil.Process(json.loads((tmp_path / "runs" / ".locks" / ".server").read_text())["pid"])
-        (command,) = [child for child in psutil.Process().children() if USER in child.cmdline()]
         command.kill()
         server.wait(60)
     assert status(f"{address}/api/health") is None
