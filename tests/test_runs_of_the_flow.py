@@ -1,0 +1,167 @@
+"""Runs of 20 steps for what can happen to one: killed, interrupted, repeated, damaged, on rows of one's own."""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from house import FILES, REUSED, House, opened, report_of, task_states, training_of, until
+from hub import hub
+
+from smollm3_ft import files
+from smollm3_ft.builtin import tiny
+
+SHORT = ("train.max_steps=20", "train.save_steps=5")
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with opened(tmp_path_factory.mktemp("short")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(house: House) -> Path:
+    """The final weights of a run of 20 steps that nothing happened to."""
+    code, output = house.run("name=undisturbed", *SHORT)
+    assert code == 0, output
+    return house.runs_dir / "undisturbed" / "model" / "model.safetensors"
+
+
+def test_another_run_shares_data_and_base_evaluation(house: House, undisturbed: Path) -> None:
+    """Another learning rate reuses what does not depend on it, and trains anew."""
+    code, output = house.run("name=faster", *SHORT, "train.learning_rate=1e-3")
+    assert code == 0, output
+    states = task_states(house, "faster")[0]
+    assert [states[name] for name in REUSED] == ["Cached", "Cached", "Completed", "Completed"]
+    missing = [name for name in FILES if not (house.runs_dir / "faster" / name).is_file()]
+    assert missing == []
+
+
+def test_of_two_commands_for_one_run_the_second_names_the_first(house: House) -> None:
+    """Started at once, one does the work and the other exits 1 and says who does."""
+    words = ("name=wanted", "train.max_steps=4")
+    with house.start(*words) as one, house.start(*words) as other:
+        outputs = [process.communicate(timeout=300)[0] for process in (one, other)]
+    codes = [one.returncode, other.returncode]
+    assert sorted(codes) == [0, 1], outputs
+    worker = (one, other)[codes.index(0)]
+    assert f"wanted is being worked on by process {worker.pid}" in outputs[codes.index(1)]
+
+
+def test_what_is_gone_of_a_finished_run_comes_back(house: House) -> None:
+    """Without its weights it is trained again from the last checkpoint, without a step more, and published again."""
+    words = ("name=mended", "train.max_steps=5", "train.scheduler=constant")
+    assert house.run(*words)[0] == 0
+    folder = house.runs_dir / "mended"
+    before = {name: (folder / name).read_bytes() for name in ("model/model.safetensors", "model/README.md")}
+    (folder / "model" / "model.safetensors").write_bytes(b"damaged")
+    (folder / "report.html").unlink()
+    code, output = house.run(*words)
+    assert code == 0, output
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert (folder / "report.html").is_file()
+
+
+def test_a_killed_training_process_is_tried_again_from_its_checkpoint(house: House, undisturbed: Path) -> None:
+    """The task's retry goes on, and the final weights are an undisturbed run's, bit for bit."""
+    with house.start("name=killed", *SHORT) as process:
+        until(process, "step 5: checkpoint")
+        training_of(house, "killed").kill()
+        output = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, output
+    assert report_of(house, "killed")["train"]["resumed_from"] >= 5
+    assert (house.runs_dir / "killed" / "model" / "model.safetensors").read_bytes() == undisturbed.read_bytes()
+
+
+def test_a_killed_command_goes_on_when_it_is_typed_again(house: House, undisturbed: Path) -> None:
+    """Earlier steps are not repeated, and the final weights are an undisturbed run's, bit for bit."""
+    with house.start("name=lost", *SHORT) as process:
+        until(process, "step 5: checkpoint")
+        process.kill()
+    code, output = house.run("name=lost", *SHORT)
+    assert code == 0, output
+    former, states = task_states(house, "lost")
+    assert former["flow run"] == former["train"] == "Crashed"
+    assert [states[name] for name in ("prepare data", "fit to device", "evaluate base")] == ["Cached"] * 3
+    assert report_of(house, "lost")["train"]["resumed_from"] >= 5
+    assert (house.runs_dir / "lost" / "model" / "model.safetensors").read_bytes() == undisturbed.read_bytes()
+
+
+@pytest.mark.parametrize(("told", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_command_says_how_to_go_on(house: House, told: signal.Signals, code: int) -> None:
+    """It ends as interrupted, with a checkpoint, a report, and no process left."""
+    name = f"told-{told.name}"
+    with house.start(f"name={name}", *SHORT) as process:
+        until(process, "step 5: checkpoint")
+        training = training_of(house, name)
+        process.send_signal(told)
+        output = process.communicate(timeout=60)[0]
+    assert process.returncode == code, output
+    assert f"python -m flows.finetune {house.runs_dir / name / 'config.yaml'}" in output
+    assert report_of(house, name)["status"] == "interrupted"
+    assert report_of(house, name)["failure"] is None
+    assert not training.is_running()
+
+
+def test_bad_rows_end_the_run_with_step_cause_and_command(house: House, tmp_path: Path) -> None:
+    """Exit code 1; the last lines name the step, the file and line, what to do, and how to go on."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c"\n')
+    code, output = house.run("name=bad", f"data.source={path}")
+    assert code == 1
+    assert f"prepare data failed: 1 of 2 rows of {path} cannot be used: 1 malformed_json (first: {path}:2)" in output
+    assert "data.max_bad_rows" in output
+    assert "python -m flows.finetune" in output
+    assert "Traceback" not in output
+    assert report_of(house, "bad")["failure"]["step"] == "prepare data"
+    quarantined = (house.runs_dir / "bad" / "data" / "quarantine.jsonl").read_text()
+    assert json.loads(quarantined)["line"] == 2
+
+
+@pytest.fixture
+def own_rows(tmp_path: Path) -> Path:
+    """200 prompt/completion rows of somebody's own."""
+    rows = [{"prompt": f"Who sits at desk {n}?", "completion": f"Person {n % 7}."} for n in range(200)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_own_rows_are_fine_tuned_on(house: House, own_rows: Path) -> None:
+    """`data.source=rows.jsonl train.max_steps=20` is enough, and each row is accounted for."""
+    code, output = house.run("name=own", f"data.source={own_rows}", "train.max_steps=20")
+    assert code == 0, output
+    ledger = files.read_json(house.runs_dir / "own" / "data" / "ledger.json")
+    assert ledger["sources"][0]["kept"] == 200
+    assert sum(ledger["splits"].values()) == 200
+
+
+def test_the_same_from_a_yaml_file(house: House, own_rows: Path, tmp_path: Path) -> None:
+    """A file says what the words say."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"name: from-file\ndata:\n  source: {own_rows}\ntrain:\n  max_steps: 20\n")
+    code, output = house.run(str(path))
+    assert code == 0, output
+    assert report_of(house, "from-file")["train"]["steps"] == 20
+
+
+def test_a_model_and_a_dataset_from_the_hub(house: House, own_rows: Path, tmp_path: Path) -> None:
+    """Both are pinned to the commits that there were, fetched, trained on, and named in the card."""
+    (tmp_path / "model").mkdir()
+    tiny.build(tmp_path / "model")
+    with hub() as server:
+        commit = server.add("model", "tester/tiny", tmp_path / "model")
+        rows = server.add("dataset", "tester/rows", {"train.jsonl": own_rows.read_bytes()})
+        found = {name: value for name, value in house.environment.items() if name.startswith("PREFECT_")}
+        there = house._replace(environment={**server.environment(tmp_path / "home"), **found})
+        words = ("name=hub", "model.name=tester/tiny", "data.source=tester/rows", "train.max_steps=4")
+        code, output = there.run(*words)
+    assert code == 0, output
+    plan = files.read_json(house.runs_dir / "hub" / "run.json")["plan"]
+    assert plan["model"]["revision"] == commit
+    assert plan["sources"][0]["revision"] == rows
+    card = (house.runs_dir / "hub" / "model" / "README.md").read_text()
+    assert "base_model: tester/tiny" in card
+    assert "- tester/rows" in card
