@@ -1,5 +1,6 @@
 """What several test modules start from: the built-in model, prepared data, and runs that are ready to train."""
 
+import functools
 import itertools
 import json
 import os
@@ -9,9 +10,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from smollm3_ft import data, devices, fit, identity, models, resolve, runs, shards, sources
+from smollm3_ft import chat as chats
+from smollm3_ft import data, devices, fit, identity, layers, models, resolve, runs, shards, sources
 from smollm3_ft.config import Config
 from smollm3_ft.data import Prepared
+from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.fit import TrainingPlan
 
 # As in the project's own child processes: a thread that spins while it waits takes a core from whoever works.
@@ -125,3 +128,53 @@ def make_plan(tiny: Path) -> MakePlan:
         return plan
 
     return make
+
+
+ALONE = {"validation": "none", "test": "none"}
+TURNS = {
+    "messages": [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "One?"},
+        {"role": "assistant", "content": "It is 1."},
+        {"role": "user", "content": "Two?"},
+        {"role": "assistant", "content": "It is 2."},
+    ]
+}
+
+
+def escaped(rows: list[Any]) -> list[str]:
+    """Rows as lines whose characters are all ASCII, so that half a character can be written."""
+    return [row if isinstance(row, str) else json.dumps(row) for row in rows]
+
+
+def quarantine(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+loaded = functools.cache(chats.load)
+
+
+def text(tiny: Path, document: Document, trained: bool = False) -> str:
+    """What a document says, or the part of it that is trained on."""
+    ids = [token for token, mask in zip(document.ids, document.mask, strict=True) if mask or not trained]
+    return loaded(tiny).tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def problems(
+    *words: str, environment: dict[str, str] | None = None, file: dict[str, Any] | None = None
+) -> list[Problem]:
+    """What is said to be wrong."""
+    with pytest.raises(ConfigError) as caught:
+        resolve.resolve(layers.parse_words(words), environment or {}, file)
+    return list(caught.value.problems)
+
+
+def resolved(*words: str, environment: dict[str, str] | None = None, file: dict[str, Any] | None = None) -> Config:
+    return resolve.resolve(layers.parse_words(words), environment or {}, file).config
+
+
+def several(tmp_path: Path, tiny: Path, *places: Path, **given: Any) -> Prepared:
+    """Prepare a list of sources."""
+    named = [{"source": str(place)} for place in places]
+    settings = configure(**{f"data__{key}": value for key, value in {"source": named, **ALONE, **given}.items()}).data
+    return data.prepare(sources.locate(settings), settings, 1, tiny, tmp_path, "mark", tmp_path / "beside")
