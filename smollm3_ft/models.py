@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from smollm3_ft import chat, files, hub, identity, locks, records
+from smollm3_ft import chat, files, hub, locks, records
 from smollm3_ft.config import Model
 from smollm3_ft.errors import ConfigError, Problem
 
@@ -125,9 +125,3 @@ def _settings(name: str, folder: Path) -> dict[str, Any]:
     ):
         raise ConfigError(Problem("model.name", f"{name} is no language model of one decoder", "name a SmolLM3"))
     return settings
-
-
-def lineage(plan: ModelPlan) -> dict[str, Any]:
-    """Where the model came from, without this machine's paths."""
-    name = plan.name if plan.kind != "folder" else Path(plan.name).name
-    return {"base_model": name, "revision": plan.revision, "code": identity.code()}

@@ -33,6 +33,15 @@ def interval(measured: dict[str, Any]) -> str:
     return f"{measured['value']:.3f} [{measured['low']:.3f}, {measured['high']:.3f}]"
 
 
+def metrics(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A row a metric of `evaluation.json`: its name, and base, tuned and difference with their intervals."""
+    sides = ("base", "tuned", "difference")
+    return [
+        {"name": name.replace("_", " ")} | {side: interval(evaluation[side][name]) for side in sides}
+        for name in evaluation.get("difference", {})
+    ]
+
+
 def duration(seconds: float) -> str:
     """12.3 s, 4 min 05 s or 3 h 20 min."""
     if seconds < 60:

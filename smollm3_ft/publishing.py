@@ -51,7 +51,7 @@ def card(plan: TrainingPlan) -> str:
             revision=plan.model.revision,
             sources=[{**s, "source": _public(s["source"])} for s in plan.prepared.ledger["sources"]],
             splits=plan.prepared.ledger["splits"],
-            metrics=_metrics(evaluation),
+            metrics=pages.metrics(evaluation),
             rows=evaluation["rows"],
             settings=plan.settings,
             trained=trained,
@@ -67,14 +67,6 @@ def card(plan: TrainingPlan) -> str:
 def _public(source: str) -> str:
     """A source without this machine's folders."""
     return Path(source).name if Path(source).is_absolute() else source
-
-
-def _metrics(evaluation: dict[str, Any]) -> list[dict[str, str]]:
-    shown = []
-    for name, difference in evaluation["difference"].items():
-        sides = {side: evaluation[side][name] for side in ("base", "tuned")} | {"difference": difference}
-        shown.append({"name": name.replace("_", " ")} | {side: pages.interval(v) for side, v in sides.items()})
-    return shown
 
 
 def altered(folder: Path, record: dict[str, Any]) -> list[str]:

@@ -122,11 +122,6 @@ def programs() -> str:
 def render(template: str, run: Run, report: dict[str, Any]) -> str:
     """The report as markdown or as a page."""
     evaluation = _json(run.path / "evaluation.json")
-    metrics = [
-        {"name": name.replace("_", " ")}
-        | {side: pages.interval(evaluation[side][name]) for side in ("base", "tuned", "difference")}
-        for name in evaluation.get("difference", {})
-    ]
     return (
         pages.templates(escaped=template.endswith(".html"))
         .get_template(template)
@@ -134,7 +129,7 @@ def render(template: str, run: Run, report: dict[str, Any]) -> str:
             report=report,
             style=pages.style(),
             curve=pages.curves(loss_curves(run)),
-            metrics=metrics,
+            metrics=pages.metrics(evaluation),
             rows=evaluation.get("rows"),
             samples=evaluation.get("samples", []),
             duration=pages.duration,

@@ -9,6 +9,8 @@ import pytest
 
 from smollm3_ft import locks, resolve, runs
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parent.parent
 WATCHED = """
 import runpy, sys

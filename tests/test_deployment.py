@@ -10,6 +10,8 @@ import pytest
 
 from smollm3_ft import files
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parent.parent
 PREFECT = str(Path(sys.executable).parent / "prefect")
 

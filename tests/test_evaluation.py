@@ -11,6 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from smollm3_ft import batches, comparison, evaluation, files, processes, records, shards
 from smollm3_ft.fit import TrainingPlan
 
+pytestmark = pytest.mark.process
+
 Rows = list[dict[str, Any]]
 ROWS = [
     *facts(6),

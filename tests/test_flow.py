@@ -10,6 +10,8 @@ from house import FILES, REUSED, House, opened, report_of, task_states
 
 from smollm3_ft import files
 
+pytestmark = pytest.mark.process
+
 TASKS = {
     "resolve configuration",
     "check environment",

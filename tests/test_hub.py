@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from hub import Hub, hub
 
+pytestmark = pytest.mark.process
+
 CONFIG, WEIGHTS = b'{"model_type": "tiny"}', bytes(range(256)) * 64
 ROWS = [{"text": "one"}, {"text": "two"}]
 CARD = b"""---

@@ -115,8 +115,3 @@ def test_parameters_follow_from_the_files(tiny: Path, tmp_path: Path, dtype: str
     """The number of parameters is that of the weights' bytes in their type."""
     size = (tiny / "model.safetensors").stat().st_size
     assert pinned(changed(tiny, tmp_path / "copy", dtype=dtype), tmp_path).parameters == size // bytes_each
-
-
-def test_lineage_names_no_folder_of_this_machine(tiny: Path, tmp_path: Path) -> None:
-    """What is told about a model's origin holds no path."""
-    assert models.lineage(pinned(tiny, tmp_path))["base_model"] == tiny.name

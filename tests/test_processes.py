@@ -16,6 +16,8 @@ import pytest
 from smollm3_ft import processes
 from smollm3_ft.errors import ConfigError, ProcessDied, Stopped, TrainingError
 
+pytestmark = pytest.mark.process
+
 Program = Callable[[str], str]
 
 

@@ -11,6 +11,8 @@ from hub import Hub, hub
 
 from smollm3_ft.builtin import tiny
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parent.parent
 CARD = """---
 configs:

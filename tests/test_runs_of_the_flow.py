@@ -12,6 +12,8 @@ from hub import hub
 from smollm3_ft import files
 from smollm3_ft.builtin import tiny
 
+pytestmark = pytest.mark.process
+
 SHORT = ("train.max_steps=20", "train.save_steps=5")
 
 

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import psutil
 import pytest
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parent.parent
 USER = """
 import sys

@@ -14,6 +14,8 @@ from smollm3_ft import checkpoints, evaluation, files, fit, journal, processes, 
 from smollm3_ft.errors import ConfigError, FinetuneError, ProcessDied, Stopped, TrainingError
 from smollm3_ft.fit import TrainingPlan
 
+pytestmark = pytest.mark.process
+
 # The training process, sent a signal by itself as soon as its journal holds a line: at the worst moment, every time.
 SIGNALLED = """
 import os, signal, sys
