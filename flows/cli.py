@@ -127,7 +127,7 @@ def _check_first(config: Config, accept_changes: bool, fresh: bool) -> None:
     if not models.is_on_hub(config.model.name):
         models.pin(config.model, runs_dir)
     if isinstance(config.data.source, str) and not sources.is_on_hub(config.data.source):
-        sources.locate(config.data)
+        sources.locate(config.data, runs_dir)
 
 
 def _run(config: Config) -> int:

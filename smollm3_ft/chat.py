@@ -1,4 +1,4 @@
-"""A model's tokenizer and chat template, without torch: messages to text, text to tokens, and which are trained on.
+"""A model's tokenizer and chat template, without torch.
 
 The template is rendered as transformers does it (a test compares the two); `{% generation %}` marks what the assistant
 says. The date that a template may print is pinned, so that a row has the same tokens on every day.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,9 @@ from smollm3_ft import files
 from smollm3_ft.errors import ConfigError, Problem
 
 # Unicode noncharacters: they stand for nothing in any text, so they can mark a place in one.
-OPENING, CLOSING = "\ufdd0", "\ufdd1"
+OPENING, CLOSING = "\ufdd0", "\ufdd1"  # around what the assistant says
+BEGIN, END = "\ufdd2", "\ufdd3"  # around a message's own text
+MARKS = (OPENING, CLOSING, BEGIN, END)
 TODAY = datetime.datetime(2025, 7, 8, tzinfo=datetime.UTC)  # the day SmolLM3 was released
 
 
@@ -35,14 +37,16 @@ class Chat(NamedTuple):
     has_marks: bool
     special_tokens: tuple[str, ...]
     variables: dict[str, str]
+    sought: Sought
+    writes_empty_thought: bool  # before an answer that is to come without thinking
     digest: str
 
 
-class Rendered(NamedTuple):
-    """A conversation's text, and the spans of characters that the assistant says, end-of-turn token included."""
+class Sought(NamedTuple):
+    """What a template looks for in texts: a text without any of it is treated as every other such text."""
 
-    text: str
-    spans: tuple[tuple[int, int], ...]
+    inside: tuple[str, ...]
+    whole: frozenset[str]
 
 
 def load(folder: Path) -> Chat:
@@ -58,42 +62,87 @@ def load(folder: Path) -> Chat:
     tokenizer.no_padding()
     source = _template(folder, settings)
     special = tuple(t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special)
+    environment = _environment()
     named = {**settings, **_json(folder / "special_tokens_map.json")}
     variables = {key: _content(named[key]) for key in ("bos_token", "eos_token", "pad_token") if named.get(key)}
+    template = environment.from_string(source)
     return Chat(
         tokenizer,
-        _environment().from_string(source),
+        template,
         "endgeneration" in source,
         special,
         variables,
+        _sought(environment.parse(source)),
+        _writes_empty_thought(template, variables),
         files.digest([files.sha256(path), source, variables, TODAY.isoformat()]),
     )
 
 
 def render(
-    chat: Chat, messages: Sequence[dict[str, str]], thinking: bool = False, add_generation_prompt: bool = False
-) -> Rendered:
-    """The chat template's text. Raises jinja2.TemplateError where the template refuses the messages."""
-    marked = chat.template.render(
+    chat: Chat,
+    messages: Sequence[Mapping[str, Any]],
+    thinking: bool = False,
+    tools: Sequence[Any] = (),
+    python_tools: Sequence[Any] = (),
+    add_generation_prompt: bool = False,
+) -> str:
+    """The chat template's text, with marks around what the assistant says.
+
+    Raises jinja2.TemplateError where the template refuses the messages, TypeError where it cannot take them.
+    """
+    given = {"tools": list(tools), "python_tools": list(python_tools)}
+    return chat.template.render(
         messages=messages,
         add_generation_prompt=add_generation_prompt,
         enable_thinking=thinking,
+        **{name: value for name, value in given.items() if value},
         **chat.variables,
     )
-    return _without_marks(marked)
 
 
-def _without_marks(marked: str) -> Rendered:
-    pieces: list[str] = []
-    spans = []
-    length = 0
-    for index, part in enumerate(marked.split(OPENING)):
-        said, closing, rest = part.partition(CLOSING) if index else ("", "", part)
-        if closing:
-            spans.append((length, length + len(said)))
-        pieces += [said, rest]
-        length += len(said) + len(rest)
-    return Rendered("".join(pieces), tuple(spans))
+def without_marks(text: str) -> str:
+    """A rendered text as the model gets it."""
+    for mark in MARKS:
+        text = text.replace(mark, "")
+    return text
+
+
+def _writes_empty_thought(template: jinja2.Template, variables: Mapping[str, str]) -> bool:
+    turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
+    try:
+        return "<think>" in template.render(messages=turns, enable_thinking=False, **variables)
+    except (jinja2.TemplateError, TypeError):
+        return False  # it refuses every row, and says why where that is counted
+
+
+def _sought(template: jinja2.nodes.Template) -> Sought:
+    """Constants that the template compares texts with, looks for in them, or replaces in them."""
+    inside: set[str] = set()
+    whole: set[str] = set()
+    for call in template.find_all(jinja2.nodes.Call):
+        if not (isinstance(call.node, jinja2.nodes.Name) and call.node.name in ("raise_exception", "strftime_now")):
+            inside.update(_constants(call.args))
+    for tried in (*template.find_all(jinja2.nodes.Filter), *template.find_all(jinja2.nodes.Test)):
+        inside.update(_constants(tried.args))
+    for assigned in template.find_all(jinja2.nodes.Assign):
+        inside.update(_constants([assigned.node]))
+    for compared in template.find_all(jinja2.nodes.Compare):
+        others = [operand.expr for operand in compared.ops]
+        (inside if compared.ops[0].op in ("in", "notin") else whole).update(_constants([compared.expr]))
+        whole.update(_constants(others))
+    return Sought(tuple(sorted(text for text in inside if text.strip())), frozenset(whole))
+
+
+def _constants(expressions: Iterable[jinja2.nodes.Node]) -> Iterator[str]:
+    """Texts in expressions, but those of comparisons, which are seen for themselves, and names of keys."""
+    for node in expressions:
+        if isinstance(node, jinja2.nodes.Const):
+            if isinstance(node.value, str):
+                yield node.value
+        elif isinstance(node, jinja2.nodes.Getitem):
+            yield from _constants([node.node])
+        elif not isinstance(node, jinja2.nodes.Compare):
+            yield from _constants(node.iter_child_nodes())
 
 
 class _Generation(jinja2.ext.Extension):
@@ -114,10 +163,15 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
-    environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+    environment.filters["tojson"] = as_json
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = TODAY.strftime
     return environment
+
+
+def as_json(value: Any, **options: Any) -> str:
+    """JSON as transformers' templates write it."""
+    return json.dumps(value, ensure_ascii=False, **options)
 
 
 def _refuse(message: str) -> None:

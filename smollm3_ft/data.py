@@ -1,32 +1,55 @@
 """Sources → Prepared: each row read, accounted for, rendered, tokenized, masked, split and packed, once.
 
 The result lies in `.prepared/<fingerprint>/` and is reused by every run whose data, tokenizer, template and settings
-are the same. Memory grows with the number of rows only by a few numbers a row.
+are the same. Memory grows with the number of rows only by a few numbers a row. `python -m smollm3_ft.data REQUEST` is
+the process that prepares for a run.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
+import functools
+import logging
 import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
-import tokenizers
 from pydantic import BaseModel, ConfigDict
 
-from smollm3_ft import chat as chats
-from smollm3_ft import conversations, datapage, files, identity, ledger, locks, records, shards, sources
+from smollm3_ft import (
+    chat,
+    datapage,
+    files,
+    gathered,
+    identity,
+    ledger,
+    locks,
+    packing,
+    preparing,
+    processes,
+    reading,
+    records,
+    shards,
+    sources,
+    workers,
+)
 from smollm3_ft.config import Data
-from smollm3_ft.errors import ConfigError, DataError, Problem
+from smollm3_ft.conversations import Note
+from smollm3_ft.errors import DataError
 from smollm3_ft.formats import BadRow
-from smollm3_ft.packing import pack
-from smollm3_ft.sources import Line, SourcePlan
+from smollm3_ft.gathered import HELD_OUT, SPLITS, Indices, Rows
+from smollm3_ft.preparing import Done, Task
+from smollm3_ft.sources import SourcePlan
 
-ROWS_AT_ONCE = 1000
-MODULES = ("chat", "conversations", "data", "datapage", "formats", "ledger", "packing", "pages", "shards", "sources")
+MODULES = (
+    *("chat", "conversations", "data", "datapage", "encoding", "formats", "gathered", "ledger", "packing", "pages"),
+    *("csvfile", "preparing", "reading", "rendering", "shards", "sources", "strictjson", "tables", "turns"),
+)
+SECONDS_BETWEEN_LINES = 10
+log = logging.getLogger(__name__)
 
 
 class Prepared(BaseModel):
@@ -44,39 +67,48 @@ class Prepared(BaseModel):
     ledger: dict[str, Any]
 
 
-class Encoded(NamedTuple):
-    """A conversation's tokens, which are trained on, and where its last answer begins (-1: cut off)."""
+class Request(BaseModel):
+    """What is to be prepared, and for what: `method` is None where rows are judged by their format alone."""
 
-    ids: npt.NDArray[np.int32]
-    mask: npt.NDArray[np.int8]
-    answer: int
-    cut: bool
+    model_config = ConfigDict(frozen=True)
 
-
-class Work(NamedTuple):
-    """What is gathered while the rows are read: one entry a kept row in `given` and `draws`."""
-
+    sources: tuple[SourcePlan, ...]
     data: Data
     seed: int
-    chat: chats.Chat
-    documents: shards.Documents
-    quarantine: IO[str]
-    places: list[str]
-    given: list[str]
-    draws: list[tuple[int, int]]
-    seen: set[bytes]
+    method: str | None
+    model: str  # a folder with a tokenizer and a chat template
+    runs_dir: str
+    fingerprint: str
+    beside: str  # a folder that gets the quarantine where preparation fails
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.runs_dir) / ".prepared" / self.fingerprint
 
 
-def fingerprint(pinned: tuple[SourcePlan, ...], data: Data, seed: int, chat_digest: str, code: str) -> str:
-    """Of everything that the prepared data depends on."""
+def request(
+    pinned: tuple[SourcePlan, ...],
+    data: Data,
+    seed: int,
+    method: str | None,
+    model: Path,
+    chat_digest: str,
+    runs_dir: Path,
+    beside: Path,
+) -> Request:
+    """The request for prepared data, with the fingerprint of everything that it depends on."""
     kept = {key: value for key, value in data.model_dump(mode="json").items() if key != "source"}
-    plans = [(p.digest, p.format, p.columns) for p in pinned]
-    return files.digest(["prepared", plans, kept, seed, chat_digest, code])
-
-
-def code() -> str:
-    """A digest of the code that prepared data depends on."""
-    return identity.code(*MODULES)
+    plans = [(p.digest, p.format, p.columns, p.weight) for p in pinned]
+    return Request(
+        sources=pinned,
+        data=data,
+        seed=seed,
+        method=method,
+        model=str(model),
+        runs_dir=str(runs_dir),
+        fingerprint=files.digest(["prepared", plans, kept, seed, method, chat_digest, identity.code(*MODULES)]),
+        beside=str(beside),
+    )
 
 
 def reuse(runs_dir: Path, mark: str) -> Prepared | None:
@@ -87,15 +119,38 @@ def reuse(runs_dir: Path, mark: str) -> Prepared | None:
     return Prepared.model_validate({**values, "folder": str(folder)}) if values else None
 
 
-def prepare(
-    pinned: tuple[SourcePlan, ...], data: Data, seed: int, model: Path, runs_dir: Path, mark: str, beside: Path
-) -> Prepared:
-    """Prepare the data, or take what is there already. Where it fails, `beside` gets the quarantine.
+def prepare(asked: Request, cores: int | None = None) -> Prepared:
+    """Prepare the data in this process and workers forked from it, or take what is there already.
 
-    Raises DataError where rows are bad beyond `max_bad_rows`, and ConfigError where the template cannot serve.
+    Raises DataError where rows are bad beyond `max_bad_rows` (and puts the quarantine into `beside`), and ConfigError
+    where the chat template cannot serve.
     """
-    with locks.hold(runs_dir, f".prepared-{mark}", wait=True):
-        return reuse(runs_dir, mark) or _prepare(pinned, data, seed, model, runs_dir / ".prepared" / mark, beside)
+    runs_dir = Path(asked.runs_dir)
+    with locks.hold(runs_dir, f".prepared-{asked.fingerprint}", wait=True):
+        there = reuse(runs_dir, asked.fingerprint)
+        if there is not None:
+            return there
+        asked = asked.model_copy(update={"sources": tuple(sources.fetch(source) for source in asked.sources)})
+        try:
+            return _prepare(asked, cores or workers.cores(), fast=True)
+        except preparing.Unequal:
+            log.warning("the fast encoder and the model's own disagree on this data: all of it by the model's own")
+            return _prepare(asked, cores or workers.cores(), fast=False)
+
+
+def prepare_apart(asked: Request, on_line: Callable[[str], None]) -> Prepared:
+    """As `prepare`, in a process of its own: this one may have threads, which forked workers do not survive."""
+    there = reuse(Path(asked.runs_dir), asked.fingerprint)
+    if there is not None:
+        return there
+    fetched = asked.model_copy(update={"sources": tuple(sources.fetch(source) for source in asked.sources)})
+    path = asked.folder.with_name(f".request-{asked.fingerprint}.json")
+    files.write(path, fetched.model_dump_json())
+    processes.run(__name__, str(path), on_line=on_line)
+    path.unlink(missing_ok=True)
+    prepared = reuse(Path(asked.runs_dir), asked.fingerprint)
+    assert prepared is not None
+    return prepared
 
 
 def show(prepared: Prepared, beside: Path) -> None:
@@ -104,176 +159,177 @@ def show(prepared: Prepared, beside: Path) -> None:
         files.write(beside / name, (Path(prepared.folder) / name).read_bytes())
 
 
-def _prepare(
-    pinned: tuple[SourcePlan, ...], data: Data, seed: int, model: Path, folder: Path, beside: Path
-) -> Prepared:
-    chat = chats.load(model)
-    if data.loss_on != "all" and not chat.has_marks:
-        what = "the chat template does not mark what the assistant says ({% generation %})"
-        raise ConfigError(Problem("data.loss_on", what, "use data.loss_on=all, or a template with the marks"))
-    if data.system_prompt is not None:
-        try:
-            conversations.check_text(data.system_prompt, chat)
-        except BadRow as bad:
-            raise ConfigError(Problem("data.system_prompt", bad.detail, "leave it out of the prompt")) from None
-    partial = folder.with_name(f".partial-{folder.name}")
+def _prepare(asked: Request, cores: int, fast: bool) -> Prepared:
+    gathered.check_weights([source.weight for source in asked.sources])
+    partial = asked.folder.with_name(f".partial-{asked.fingerprint}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    accounts = [ledger.Account(plan.source) for plan in pinned]
+    accounts = [ledger.Account(source.source) for source in asked.sources]
     quarantine = partial / "quarantine.jsonl"
     try:
         with shards.Documents(partial / "documents") as documents, quarantine.open("w", encoding="utf-8") as dropped:
-            work = Work(data, seed, chat, documents, dropped, [], [], [], set())
-            # Held-out rows of every source come first, so that a repeated row is dropped from training.
-            for split in (*sources.HELD_OUT, "train"):
-                for plan, account in zip(pinned, accounts, strict=True):
-                    lines = sources.read(plan, split)
-                    while batch := list(itertools.islice(lines, ROWS_AT_ONCE)):
-                        _take_batch(batch, plan, split, account, work)
-            ledger.check(accounts, data.max_bad_rows)
-            prepared = _write(partial, folder, accounts, work)
+            work = preparing.begin(asked.data, asked.method, chat.load(Path(asked.model)), fast)
+            prepared = _all(asked, work, cores, accounts, documents, dropped, partial)
     except DataError:
-        files.write(beside / "quarantine.jsonl", quarantine.read_bytes())
+        files.write(Path(asked.beside) / "quarantine.jsonl", quarantine.read_bytes())
         shutil.rmtree(partial)
         raise
     shutil.rmtree(partial / "documents")
-    records.write(partial / records.RECORD, folder.name, prepared.model_dump(), partial)
-    files.move_folder(partial, folder)
+    records.write(partial / records.RECORD, asked.fingerprint, prepared.model_dump(), partial)
+    files.move_folder(partial, asked.folder)
     return prepared
 
 
-def _take_batch(batch: list[Line], plan: SourcePlan, split: str, account: ledger.Account, work: Work) -> None:
-    """Enter every line of a batch in the ledger: kept with its tokens, or dropped with its reason."""
-    usable = []
-    for line in batch:
-        account.rows += 1
-        try:
-            if isinstance(line.row, BadRow):
-                raise line.row
-            conversation = conversations.read(line.row, plan, work.data, work.chat)
-            account.formats[conversation.format] += 1
-            _check_new(conversation.digest, work)
-            usable.append((line, conversation))
-        except BadRow as bad:
-            account.drop(bad, line.place, line.number, work.quarantine)
-    texts = [conversation.rendered.text for _, conversation in usable]
-    encodings = work.chat.tokenizer.encode_batch(texts, add_special_tokens=False)
-    for (line, conversation), encoding in zip(usable, encodings, strict=True):
-        try:
-            encoded = _encode(encoding, conversation.rendered, work.data, line)
-        except BadRow as bad:
-            account.drop(bad, line.place, line.number, work.quarantine)
-            continue
-        account.kept += 1
-        account.cut += encoded.cut
-        if not work.places or work.places[-1] != line.place:
-            work.places.append(line.place)
-        work.documents.add(encoded.ids, encoded.mask, encoded.answer, len(work.places) - 1, line.number)
-        work.given.append(split)
-        work.draws.append(_draw(conversation.digest, work.seed))
+def _all(
+    asked: Request,
+    work: preparing.Work,
+    cores: int,
+    accounts: list[ledger.Account],
+    documents: shards.Documents,
+    dropped: IO[str],
+    partial: Path,
+) -> Prepared:
+    """Every block of every source through the workers, then everything that needs all rows at once."""
+    places: list[str] = []
+    done: list[tuple[Done, int]] = []
+    lengths, answers = [], []
+    function = functools.partial(preparing.prepare, work, asked.sources)
+    last_line = time.monotonic()
+    for one in workers.ordered(function, _tasks(asked), cores):
+        account = accounts[one.task.source]
+        account.rows += one.rows
+        account.formats += one.formats
+        place = one.task.block.place
+        for line, bad in one.dropped:
+            account.drop(bad, place, line, dropped)
+        documents.add(one.ids, one.mask)
+        lengths.append(one.lengths)
+        answers.append(one.answers)
+        if not places or places[-1] != place:
+            places.append(place)
+        done.append((preparing.without_tokens(one), len(places) - 1))
+        if time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
+            last_line = time.monotonic()
+            log.info(f"{sum(account.rows for account in accounts):,} rows read")
+    if not done:
+        ledger.check(accounts, asked.data.max_bad_rows)
+    rows = gathered.gather(done)
+    kept = _account(rows, asked.data, accounts, places, dropped)
+    ledger.check(accounts, asked.data.max_bad_rows)
+    facts = shards.Facts(
+        np.concatenate(lengths),
+        np.concatenate(answers),
+        np.repeat(rows.place, rows.parts),
+        np.repeat(rows.line, rows.parts),
+    )
+    dropped.flush()
+    return _write(asked, work, rows, kept, accounts, documents, facts, places, partial)
 
 
-def _check_new(digest: bytes, work: Work) -> None:
-    if work.data.dedup == "exact" and digest in work.seen:
-        raise BadRow("duplicate", "another row says the same")
-    work.seen.add(digest)
+def _tasks(asked: Request) -> Iterator[Task]:
+    """Every block. Held-out rows of every source come first, so that a repeated row is dropped from training."""
+    chosen = _sample(asked)
+    for split in (*HELD_OUT, "train"):
+        at = 0
+        for index, source in enumerate(asked.sources):
+            for block in sources.blocks(source, split):
+                if chosen is None or split != "train":
+                    yield Task(block, index, SPLITS.index(split), None)
+                    continue
+                count = reading.count(block)
+                first, last = np.searchsorted(chosen, (at, at + count))
+                yield Task(block, index, SPLITS.index(split), chosen[first:last] - at)
+                at += count
 
 
-def _encode(encoding: tokenizers.Encoding, rendered: chats.Rendered, data: Data, line: Line) -> Encoded:
-    """Tokens and mask of a rendered row, `max_length` kept to. Raises BadRow where it is dropped for its length."""
-    ids = np.array(encoding.ids, dtype=np.int32)
-    offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-    spans = [(offsets[:, 0] >= start) & (offsets[:, 1] <= stop) for start, stop in rendered.spans]
-    answers = np.flatnonzero(spans[-1]) if spans else np.array([], dtype=np.int64)
-    if data.loss_on == "all":
-        mask = np.ones(len(ids), dtype=np.int8)
-    else:
-        said = spans[-1:] if data.loss_on == "last" else spans
-        mask = np.logical_or.reduce(said).astype(np.int8) if said else np.zeros(len(ids), dtype=np.int8)
-    mask[:1] = 0  # nothing comes before the first token that could predict it
-    answer = int(answers[0]) if len(answers) else -1
-    cut = len(ids) > data.max_length
-    if cut:
-        detail = f"{len(ids)} tokens, data.max_length is {data.max_length}"
-        if data.over_length == "error":
-            raise DataError(f"{line.place}:{line.number} has {detail}", "raise it, or set data.over_length=drop")
-        if data.over_length == "drop":
-            raise BadRow("over_length", detail)
-        ids, mask = ids[: data.max_length], mask[: data.max_length]
-        answer = -1
-    if not mask.any():
-        raise BadRow("no_trained_token", "no token of it would be trained on")
-    return Encoded(ids, mask, answer, cut)
+def _sample(asked: Request) -> Indices | None:
+    """The training rows that `data.sample` takes, numbered through all sources, sorted; None for all of them."""
+    if asked.data.sample is None:
+        return None
+    total = sum(sources.count(source, "train") for source in asked.sources)
+    taken = np.random.default_rng(asked.seed).choice(total, min(asked.data.sample, total), replace=False)
+    return np.sort(taken).astype(np.int64)
 
 
-def _draw(digest: bytes, seed: int) -> tuple[int, int]:
-    """Two numbers in [0, 2**64), for test and validation: of the row's text and the seed alone, so that added rows
-    move no other."""
-    keyed = hashlib.blake2b(digest, digest_size=16, key=seed.to_bytes(8, "little")).digest()
-    return int.from_bytes(keyed[:8], "little"), int.from_bytes(keyed[8:], "little")
+def _account(rows: Rows, data: Data, accounts: list[ledger.Account], places: list[str], dropped: IO[str]) -> Indices:
+    """Enter every usable row in the ledger, as kept or as a duplicate. Returns the kept ones."""
+    repeated = gathered.duplicates(rows, data.dedup)
+    again = BadRow("duplicate", "another row says the same")
+    for index in np.flatnonzero(repeated):
+        accounts[rows.source[index]].drop(again, places[rows.place[index]], int(rows.line[index]), dropped)
+    kept = np.flatnonzero(~repeated)
+    for source, account in enumerate(accounts):
+        notes = rows.notes[kept][rows.source[kept] == source]
+        account.kept = len(notes)
+        for note in Note:
+            account.noted[str(note.name).lower()] = int(np.count_nonzero(notes & note))
+    return kept
 
 
-def _split(work: Work) -> dict[str, list[int]]:
-    """Documents of each split: the given ones, and from the training rows what the settings take."""
-    members: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
-    for index, split in enumerate(work.given):
-        members[split].append(index)
-    if not members["train"]:
-        raise DataError("no training row is left", "see the quarantine: rows that repeat a held-out row are dropped")
-    for draw, (split, wanted) in enumerate((("test", work.data.test), ("validation", work.data.validation))):
-        if members[split] or wanted is None:
-            continue
-        if isinstance(wanted, str):
-            raise DataError(f"no source has a split {wanted}", f"set data.{split} to a share, to rows, or to none")
-        drawn = sorted((work.draws[index][draw], index) for index in members["train"])
-        share = (
-            [index for at, index in drawn if at < wanted * 2**64]
-            if wanted < 1
-            else [i for _, i in drawn][: int(wanted)]
-        )
-        members[split] = sorted(share or [drawn[0][1]])
-        held = set(members[split])
-        members["train"] = [index for index in members["train"] if index not in held]
-        if not members["train"]:
-            raise DataError(
-                f"data.{split}={wanted} leaves none of {len(work.given)} rows to train on",
-                "give more rows, or hold out fewer",
-            )
-    return members
-
-
-def _write(partial: Path, folder: Path, accounts: list[ledger.Account], work: Work) -> Prepared:
+def _write(
+    asked: Request,
+    work: preparing.Work,
+    rows: Rows,
+    kept: Indices,
+    accounts: list[ledger.Account],
+    documents: shards.Documents,
+    facts: shards.Facts,
+    places: list[str],
+    partial: Path,
+) -> Prepared:
     """Write the shards, the ledger and the data page."""
-    documents, data = work.documents, work.data
-    members = _split(work)
-    lengths = documents.lengths()
-    train = members["train"]
-    if data.packing:
-        packed = pack([int(lengths[index]) for index in train], data.max_length)
-        sequences = [[train[position] for position in sequence] for sequence in packed]
-    else:
-        sequences = [[index] for index in train]
-    counts = {"train": documents.write_shard(partial / "train.arrow", sequences)}
-    for split in sources.HELD_OUT:
-        counts[split] = documents.write_shard(partial / f"{split}.arrow", [[index] for index in members[split]])
+    data = asked.data
+    members = gathered.split(rows, kept, data, asked.seed)
+    weights = [source.weight for source in asked.sources]
+    train, repeats = gathered.mix(rows, members["train"], weights, asked.seed)
+    for account, repeated in zip(accounts, repeats, strict=True):
+        account.repeated = repeated
+    packs = data.packing and asked.method == "sft"
+    sequences = _sequences(asked, rows, train)
+    if packs:
+        packed = packing.pack(facts.lengths[sequences.order].astype(np.int64), data.max_length)
+        sequences = packing.Sequences(sequences.order[packed.order], packed.ends)
+    counts = {"train": documents.write_shard(partial / "train.arrow", sequences, facts)}
+    for split in HELD_OUT:
+        counts[split] = documents.write_shard(
+            partial / f"{split}.arrow", _sequences(asked, rows, members[split]), facts
+        )
+    tokens, supervised = counts["train"]
+    longest = np.add.reduceat(facts.lengths[sequences.order], np.concatenate([[0], sequences.ends[:-1]])).max()
     book = {
         "sources": [account.entry() for account in accounts],
-        "splits": {split: len(held) for split, held in members.items()},
+        "splits": {split: len(members[split]) for split in SPLITS},
         "tokens": sum(tokens for tokens, _ in counts.values()),
         "supervised_tokens": sum(trained for _, trained in counts.values()),
+        "sequences": len(sequences),
+        "fill": round(tokens / (len(sequences) * data.max_length), 4) if packs else None,
     }
     files.write_json(partial / "ledger.json", book)
-    files.write_json(partial / "places.json", {"places": work.places})
-    work.quarantine.flush()
-    files.write(partial / "report.html", datapage.page(book, partial, lengths, work.chat))
-    tokens, supervised = counts["train"]
+    files.write_json(partial / "places.json", {"places": places})
+    files.write(partial / "report.html", datapage.page(book, partial, facts.lengths.astype(np.int64), work.chat))
     return Prepared(
-        folder=str(folder),
-        fingerprint=folder.name,
+        folder=str(asked.folder),
+        fingerprint=asked.fingerprint,
         rows=book["splits"],
         sequences=len(sequences),
         tokens=tokens,
         supervised_tokens=supervised,
-        longest=max((int(sum(lengths[i] for i in s)) for s in sequences), default=0),
+        longest=int(longest),
         ledger=book,
     )
+
+
+def _sequences(asked: Request, rows: Rows, members: Indices) -> packing.Sequences:
+    """Documents before packing: each by itself, or together with those of its row where a method compares them."""
+    of_rows = gathered.sequences(rows, members)
+    return packing.alone(of_rows.order) if asked.method == "sft" else of_rows
+
+
+def _main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    prepare(Request.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    processes.end_with_parent()
+    sys.exit(processes.child(_main))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from smollm3_ft.errors import ConfigError, HubUnreachable, Problem
 
@@ -85,10 +84,10 @@ def dataset_splits(name: str, config: str | None, commit: str) -> tuple[str, lis
         return chosen, list(datasets.get_dataset_split_names(name, chosen, revision=commit))
 
 
-def dataset_rows(name: str, config: str | None, split: str, commit: str | None) -> Iterator[dict[str, Any]]:
-    """The rows of a split, from a memory-mapped download."""
+def dataset_files(name: str, config: str | None, split: str, commit: str | None) -> tuple[str, ...]:
+    """The Arrow files that hold the rows of a split, in order, in the local cache."""
     import datasets
 
     with _named("data.source", name):
         rows = datasets.load_dataset(name, config, split=split, revision=commit)
-    yield from rows
+    return tuple(file["filename"] for file in rows.cache_files)

@@ -11,7 +11,7 @@ from smollm3_ft.errors import DataError
 from smollm3_ft.formats import BadRow
 
 # Rows left out by a policy are not bad rows: they do not count towards data.max_bad_rows.
-BY_POLICY = ("duplicate", "no_trained_token", "over_length")
+BY_POLICY = ("duplicate", "flagged_bad", "no_trained_token", "over_length", "sampled")
 
 
 @dataclass
@@ -21,9 +21,10 @@ class Account:
     source: str
     rows: int = 0
     kept: int = 0
-    cut: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     formats: Counter[str] = field(default_factory=Counter)
+    noted: Counter[str] = field(default_factory=Counter)
+    repeated: int = 0
     examples: dict[str, str] = field(default_factory=dict)
 
     def drop(self, bad: BadRow, place: str, line: int, quarantine: IO[str]) -> None:
@@ -34,17 +35,20 @@ class Account:
         quarantine.write(json.dumps(entry) + "\n")
 
     def entry(self) -> dict[str, Any]:
-        """The source's part of `ledger.json`."""
+        """The source's part of `ledger.json`: `formats` and `noted` count rows, `cut` is one of the notes."""
         if self.rows != self.kept + self.dropped.total():
             raise AssertionError(f"the ledger of {self.source} does not add up: {self}")
         commonest = self.formats.most_common(1)
         return {
             "source": self.source,
             "format": commonest[0][0] if commonest else None,
+            "formats": dict(self.formats.most_common()),
             "rows": self.rows,
             "kept": self.kept,
             "dropped": dict(sorted(self.dropped.items())),
-            "cut": self.cut,
+            "cut": self.noted["cut"],
+            "noted": {name: count for name, count in sorted(self.noted.items()) if count and name != "cut"},
+            "repeated": self.repeated,
         }
 
 

@@ -6,15 +6,14 @@ import itertools
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from smollm3_ft import chat as chats
-from smollm3_ft import conversations, devices, files, fit, models, sources
+from smollm3_ft import chat, devices, files, fit, models, packing, preparing, sources
 from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, Problem
-from smollm3_ft.formats import BadRow
 from smollm3_ft.models import ModelPlan
-from smollm3_ft.packing import pack
+from smollm3_ft.reading import Block
 from smollm3_ft.sources import SourcePlan
 
 SAMPLED_ROWS = 200
@@ -46,7 +45,7 @@ def make(config: Config) -> Plan:
     """Pin and check. Raises ConfigError with what to do; trouble on the network passes through, to be tried again."""
     runs_dir = Path(config.runs_dir)
     check_writable(runs_dir)
-    pinned_sources = sources.locate(config.data)
+    pinned_sources = sources.locate(config.data, runs_dir)
     model = models.pin(config.model, runs_dir)
     if config.data.max_length > model.context:
         what = f"{config.data.max_length} tokens are more than {model.name} reads ({model.context})"
@@ -71,24 +70,25 @@ def _estimate(config: Config, model: ModelPlan, pinned: tuple[SourcePlan, ...]) 
     device = devices.detect()
     if any(source.kind == "hub" for source in pinned):
         return Estimate(rows=None, tokens=None, settings=None, predicted=None, device=device.name)
-    chat = chats.load(Path(model.folder))
+    preparation = preparing.begin(config.data, config.train.method, chat.load(Path(model.folder)), fast=False)
     rows = kept = tokens = 0
     sampled: list[int] = []
-    for source in pinned:
-        held_out = sum(_count(source, split) for split in sources.HELD_OUT)
-        training = _count(source, "train")
+    for index, source in enumerate(pinned):
+        held_out = sum(sources.count(source, split) for split in sources.HELD_OUT)
+        training = sources.count(source, "train")
         if training == 0:
             raise ConfigError(Problem("data.source", f"{source.source} has no rows", "name a source that has"))
         rows += training + held_out
         shares = sum(share for share in (config.data.validation, config.data.test) if isinstance(share, float))
         trained = training if held_out else int(training * (1 - shares))
-        lengths = _sample(source, config, chat)
+        lengths = _sample(preparation, pinned, index)
         sampled += lengths
+        trained = min(trained, config.data.sample or trained)
         kept += trained
         tokens += int(trained * sum(lengths) / max(1, len(lengths)))
     if not sampled:
         return Estimate(rows=rows, tokens=None, settings=None, predicted=None, device=device.name)
-    packed = len(pack(sampled, config.data.max_length)) if config.data.packing else len(sampled)
+    packed = len(packing.pack(np.array(sampled), config.data.max_length)) if config.data.packing else len(sampled)
     longest = config.data.max_length if config.data.packing else max(sampled)
     work = fit.Work(max(1, round(packed * kept / len(sampled))), tokens, longest)
     settings = fit.settle(config, work, model, device)
@@ -96,31 +96,15 @@ def _estimate(config: Config, model: ModelPlan, pinned: tuple[SourcePlan, ...]) 
     return Estimate(rows=rows, tokens=tokens, settings=settings, predicted=predicted, device=device.name)
 
 
-def _count(source: SourcePlan, split: str) -> int:
-    """Rows of a split of local files, without reading what is in them where lines tell."""
-    count = 0
-    for name in source.splits.get(split, ()):
-        if name.endswith(".jsonl"):
-            with Path(name).open("rb") as file:
-                count += sum(1 for line in file if line.strip())
-        else:
-            count += sum(1 for _ in sources.read(source.model_copy(update={"splits": {split: (name,)}}), split))
-    return count
-
-
-def _sample(source: SourcePlan, config: Config, chat: chats.Chat) -> list[int]:
+def _sample(work: preparing.Work, pinned: tuple[SourcePlan, ...], index: int) -> list[int]:
     """Token counts of the first usable rows of each training file."""
-    texts = []
-    for name in source.splits.get("train", ()):
-        one = source.model_copy(update={"splits": {"train": (name,)}})
-        for line in itertools.islice(sources.read(one, "train"), SAMPLED_ROWS):
-            try:
-                if not isinstance(line.row, BadRow):
-                    texts.append(conversations.read(line.row, source, config.data, chat).rendered.text)
-            except BadRow:
-                continue  # counted and named when the data is prepared
-    lengths = [len(encoding.ids) for encoding in chat.tokenizer.encode_batch(texts, add_special_tokens=False)]
-    return [length for length in lengths if length <= config.data.max_length]
+    lengths: list[int] = []
+    for name in pinned[index].splits.get("train", ()):
+        one = pinned[index].model_copy(update={"splits": {"train": (name,)}})
+        rows = list(itertools.islice(sources.read(one, "train"), SAMPLED_ROWS))
+        block = Block(name, 1, rows)
+        lengths += preparing.prepare(work, pinned, preparing.Task(block, index, 0, None)).lengths.tolist()
+    return lengths
 
 
 def _check_disk(plan: Plan, runs_dir: Path) -> None:

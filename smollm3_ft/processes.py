@@ -1,4 +1,4 @@
-"""Child processes that touch a model: started, listened to, told to stop, and their end understood.
+"""Child processes that touch a model or fork: started, listened to, told to stop, and their end understood.
 
 A child frees the device when it ends, and its death is a failed step and not a dead worker. It gets no secret, and says
 a failure with a known cause as its last line.
@@ -18,12 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import IO
 
-from smollm3_ft.errors import ConfigError, FinetuneError, Problem, ProcessDied, Stopped, TrainingError
+from smollm3_ft.errors import ConfigError, DataError, FinetuneError, Problem, ProcessDied, Stopped, TrainingError
 
 INTERRUPTED = 75  # the exit code of a child that was told to stop, saved, and ended
 FAILED = 70
 MARK = "smollm3-ft failed: "
 SECONDS_TO_STOP = 30
+KINDS: dict[str, type[FinetuneError]] = {"config": ConfigError, "data": DataError, "training": TrainingError}
 PARENT = "SMOLLM3_FT_PARENT"  # the parent's process id: a child looks for it when it has imported its libraries
 SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "AUTH_STRING")
 
@@ -73,7 +74,7 @@ def child(work: Callable[[], None]) -> int:
     try:
         work()
     except FinetuneError as error:
-        kind = "config" if isinstance(error, ConfigError) else "training"
+        kind = next((kind for kind, known in KINDS.items() if isinstance(error, known)), "training")
         words = {"kind": kind, "message": error.message, "remedy": error.remedy}
         print(MARK + json.dumps(words), flush=True)  # noqa: T201  # the parent reads it
         return FAILED
@@ -170,7 +171,7 @@ def _check(module: str, code: int, last: list[str]) -> None:
         words = json.loads(last[-1].removeprefix(MARK))
         if words["kind"] == "config":
             raise ConfigError(Problem(what, words["message"], words["remedy"]))
-        raise TrainingError(words["message"], words["remedy"])
+        raise KINDS[words["kind"]](words["message"], words["remedy"])
     raise TrainingError(
         f"the {what} process failed: {last[-1] if last else f'exit code {code}'}", "see its output above"
     )

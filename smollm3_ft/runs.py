@@ -161,7 +161,7 @@ def _located_again(run: Run) -> list[tuple[SourcePlan, SourcePlan]]:
     """Each source as it was pinned and as it is now; one on the Hub stays at its commit."""
     if run.plan is None or all(source.kind == "hub" for source in run.plan.sources):
         return [(source, source) for source in (run.plan.sources if run.plan else ())]
-    now = sources.locate(run.config.data)
+    now = sources.locate(run.config.data, run.path.parent)
     return [(old, old if old.kind == "hub" else new) for old, new in zip(run.plan.sources, now, strict=True)]
 
 

@@ -6,14 +6,15 @@ the last answer of each document begins, -1 where it was cut off), `places` and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from smollm3_ft.packing import Sequences
 
 SCHEMA = pa.schema(
     {
@@ -25,20 +26,25 @@ SCHEMA = pa.schema(
         "lines": pa.list_(pa.int32()),
     }
 )
-ROWS_A_BATCH = 1000
+SEQUENCES_A_BATCH = 500
+
+
+class Facts(NamedTuple):
+    """Of each document: its tokens, where its answer begins, and where it came from."""
+
+    lengths: npt.NDArray[np.int32]
+    answers: npt.NDArray[np.int32]
+    places: npt.NDArray[np.int32]
+    lines: npt.NDArray[np.int32]
 
 
 class Documents:
-    """Tokenized documents in the order they came: tokens in flat files, a few numbers a document in memory."""
+    """Tokenized documents in the order they came, in flat files."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._paths = (folder / "ids.bin", folder / "mask.bin")
         self._files = tuple(path.open("wb") for path in self._paths)
-        self._ends = [0]
-        self.answers: list[int] = []
-        self.places: list[int] = []
-        self.lines: list[int] = []
 
     def __enter__(self) -> Documents:
         return self
@@ -47,57 +53,46 @@ class Documents:
         for file in self._files:
             file.close()
 
-    def __len__(self) -> int:
-        return len(self.answers)
+    def add(self, ids: npt.NDArray[np.int32], mask: npt.NDArray[np.int8]) -> None:
+        """The tokens of the next documents."""
+        self._files[0].write(ids.data)
+        self._files[1].write(mask.data)
 
-    def add(self, ids: npt.NDArray[np.int32], mask: npt.NDArray[np.int8], answer: int, place: int, line: int) -> None:
-        self._files[0].write(ids.astype(np.int32).tobytes())
-        self._files[1].write(mask.astype(np.int8).tobytes())
-        self._ends.append(self._ends[-1] + len(ids))
-        self.answers.append(answer)
-        self.places.append(place)
-        self.lines.append(line)
-
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each document."""
-        ends = np.array(self._ends, dtype=np.int64)
-        return ends[1:] - ends[:-1]
-
-    def write_shard(self, path: Path, sequences: Iterable[Sequence[int]]) -> tuple[int, int]:
+    def write_shard(self, path: Path, sequences: Sequences, facts: Facts) -> tuple[int, int]:
         """Write one Arrow file of the given documents. Returns its tokens and the trained ones among them."""
         for file in self._files:
             file.flush()
-        if not self._ends[-1]:
-            raise ValueError("there are no documents to write")
-        ids = np.memmap(self._paths[0], dtype=np.int32, mode="r")
-        mask = np.memmap(self._paths[1], dtype=np.int8, mode="r")
+        ends = np.cumsum(facts.lengths, dtype=np.int64)
+        bounds = np.concatenate([[0], sequences.ends])
         tokens = trained = 0
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
-            rows: list[dict[str, npt.NDArray[Any]]] = []
-            for sequence in sequences:
-                row = self._row(sequence, ids, mask)
-                tokens += len(row["input_ids"])
-                trained += int(row["mask"].sum())
-                rows.append(row)
-                if len(rows) == ROWS_A_BATCH:
-                    writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
-                    rows = []
-            if rows:
-                writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
+            for at in range(0, len(sequences), SEQUENCES_A_BATCH):
+                part = bounds[at : at + SEQUENCES_A_BATCH + 1]
+                chosen = sequences.order[part[0] : part[-1]]
+                ids, mask = self._gather(ends[chosen] - facts.lengths[chosen], ends[chosen])
+                offsets = np.concatenate([[0], np.cumsum(facts.lengths[chosen], dtype=np.int64)])[part - part[0]]
+                columns = [_lists(values, offsets) for values in (ids, mask)]
+                columns += [_lists(values[chosen], part - part[0]) for values in facts]
+                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
+                tokens += len(ids)
+                trained += int(mask.sum())
         return tokens, trained
 
-    def _row(
-        self, sequence: Sequence[int], ids: npt.NDArray[np.int32], mask: npt.NDArray[np.int8]
-    ) -> dict[str, npt.NDArray[Any]]:
-        spans = [slice(self._ends[i], self._ends[i + 1]) for i in sequence]
-        return {
-            "input_ids": np.concatenate([ids[span] for span in spans]),
-            "mask": np.concatenate([mask[span] for span in spans]),
-            "lengths": np.array([span.stop - span.start for span in spans], dtype=np.int32),
-            "answers": np.array([self.answers[i] for i in sequence], dtype=np.int32),
-            "places": np.array([self.places[i] for i in sequence], dtype=np.int32),
-            "lines": np.array([self.lines[i] for i in sequence], dtype=np.int32),
-        }
+    def _gather(
+        self, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int8]]:
+        """The tokens and masks of documents. The files are mapped anew each time: what was read need not stay."""
+        spans = list(zip(starts.tolist(), ends.tolist(), strict=True))
+        ids = np.memmap(self._paths[0], dtype=np.int32, mode="r")
+        mask = np.memmap(self._paths[1], dtype=np.int8, mode="r")
+        return (
+            np.concatenate([ids[start:end] for start, end in spans]),
+            np.concatenate([mask[start:end] for start, end in spans]),
+        )
+
+
+def _lists(values: npt.NDArray[Any], offsets: npt.NDArray[np.int64]) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(np.ascontiguousarray(values)))
 
 
 def read(path: Path) -> pa.Table:

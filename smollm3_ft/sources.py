@@ -1,24 +1,30 @@
-"""Where rows come from: local JSON and JSON-lines files and datasets on the Hub, pinned before anything is read."""
+"""Where rows come from: local files and datasets on the Hub, pinned before anything is read."""
 
 from __future__ import annotations
 
+import contextlib
 import glob
-import json
 import re
-from collections.abc import Iterator
+import stat
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from smollm3_ft import files, hub
+from smollm3_ft import files, hub, reading
 from smollm3_ft.config import Data, Source
-from smollm3_ft.errors import ConfigError, DataError, Problem
-from smollm3_ft.formats import BadRow
+from smollm3_ft.errors import ConfigError, Problem
+from smollm3_ft.reading import Block, Line
+
+__all__ = ["Line", "SourcePlan", "blocks", "count", "fetch", "is_on_hub", "locate", "read"]
 
 BUILTIN = {"builtin:demo": Path(__file__).parent / "builtin" / "demo"}
-READABLE = (".jsonl", ".json")
 HELD_OUT = ("test", "validation")
+ENDINGS = ".jsonl, .json, .csv, .tsv, .txt (each also with .gz or .zst behind) or .parquet"
+DIGESTS = ".sources.json"
+SETTLED_NS = 2_000_000_000  # within a clock's tick of a change, another one need not show in the file's times
 # What the Hub calls held-out, in names of files and folders.
 ALIASES = {"test": ("test", "testing", "eval", "evaluation"), "validation": ("validation", "valid", "val", "dev")}
 
@@ -35,38 +41,67 @@ class SourcePlan(BaseModel):
     kind: Literal["files", "hub"]
     format: str
     columns: dict[str, str] | None = None
+    weight: float | None = None
     config: str | None = None
     revision: str | None = None
     # For files: the paths of each split. For the Hub: the dataset's own name of each.
     splits: dict[str, tuple[str, ...]]
+    # For the Hub, once fetched: the Arrow files of each split on this machine.
+    cached: dict[str, tuple[str, ...]] | None = None
     digest: str
 
 
-class Line(NamedTuple):
-    """A row where it was found: the place a user knows it by, its 1-based line, and its content or why it is bad."""
-
-    place: str
-    number: int
-    row: dict[str, Any] | BadRow
+Digests = Callable[[list[str]], list[str]]
 
 
-def locate(data: Data) -> tuple[SourcePlan, ...]:
-    """Find and pin every source. Raises ConfigError for one that is not there or cannot be read."""
+def locate(data: Data, runs_dir: Path | None = None) -> tuple[SourcePlan, ...]:
+    """Find and pin every source. Raises ConfigError for one that is not there or cannot be read.
+
+    With `runs_dir`, a file that is as it was when it was last looked at is not read again.
+    """
     listed = data.source if isinstance(data.source, tuple) else (_single(data),)
     names: Names = {"train": ("train",)}
     for split, given in (("validation", data.validation), ("test", data.test)):
         names[split] = (given,) if isinstance(given, str) else ALIASES[split] if given is not None else ()
-    return tuple(_locate(source, names) for source in listed)
+    record = runs_dir / DIGESTS if runs_dir else None
+    return tuple(_locate(source, names, record) for source in listed)
+
+
+def fetch(source: SourcePlan) -> SourcePlan:
+    """The source with all that reading needs on this machine: a Hub dataset is downloaded. Files are as they were."""
+    if source.kind == "files":
+        return source
+    cached = {
+        split: hub.dataset_files(source.source, source.config, name, source.revision)
+        for split, (name,) in source.splits.items()
+    }
+    return source.model_copy(update={"cached": cached})
+
+
+def blocks(source: SourcePlan, split: str) -> Iterator[Block]:
+    """A split in blocks, in order. Raises DataError where a file cannot be read."""
+    if source.kind == "files":
+        for name in source.splits.get(split, ()):
+            yield from reading.blocks(Path(name))
+        return
+    first = 1
+    for name in ((source if source.cached is not None else fetch(source)).cached or {}).get(split, ()):
+        for block in reading.blocks(Path(name), f"{source.source}:{source.splits[split][0]}", first):
+            yield block
+            first += len(block.content)
 
 
 def read(source: SourcePlan, split: str) -> Iterator[Line]:
     """Every row of a split, each exactly once, bad ones included. Raises DataError where a file cannot be read."""
-    if source.kind == "hub":
-        yield from _read_hub(source, split)
-        return
-    for name in source.splits.get(split, ()):
-        path = Path(name)
-        yield from _read_json(path) if path.suffix == ".json" else _read_lines(path)
+    for block in blocks(source, split):
+        yield from reading.lines(block)
+
+
+def count(source: SourcePlan, split: str) -> int:
+    """The rows of a split, bad ones included; what is in them is not looked at where lines or the file tell."""
+    if source.kind == "files":
+        return sum(reading.count_rows(Path(name)) for name in source.splits.get(split, ()))
+    return sum(map(reading.count, blocks(source, split)))
 
 
 def _single(data: Data) -> Source:
@@ -74,32 +109,41 @@ def _single(data: Data) -> Source:
     return Source(source=data.source, config=data.config, split=data.split, format=data.format, columns=data.columns)
 
 
-def _locate(source: Source, names: Names) -> SourcePlan:
+def _locate(source: Source, names: Names, record: Path | None) -> SourcePlan:
     if source.source in BUILTIN:
-        return _locate_files(source, sorted(BUILTIN[source.source].glob("*.jsonl")), names, BUILTIN[source.source])
+        folder = BUILTIN[source.source]
+        return _locate_files(source, sorted(folder.glob("*.jsonl")), names, folder, record)
     path = Path(source.source)
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.suffix in READABLE and not _is_hidden(p, path))
-        return _locate_files(source, found, names, path)
+        found = sorted(p for p in path.rglob("*") if _is_readable(p) and not _is_hidden(p, path))
+        return _locate_files(source, found, names, path, record)
     if path.is_file():
-        if path.suffix not in READABLE:
-            what = f"{path.name}: reading {path.suffix or 'files without an ending'} is not built yet"
-            raise ConfigError(Problem("data.source", what, f"use {' or '.join(READABLE)}"))
-        return _locate_files(source, [path], names, path.parent)
+        if not _is_readable(path):
+            what = (
+                f"{path.name} cannot be read: its ending is {path.suffix}" if path.suffix else f"{path} has no ending"
+            )
+            raise ConfigError(Problem("data.source", what, f"use {ENDINGS}"))
+        return _locate_files(source, [path], names, path.parent, record)
+    if path.exists():
+        raise ConfigError(Problem("data.source", f"{path} is neither a file nor a folder", "give one with rows"))
     if any(character in source.source for character in "*?["):
         named = glob.glob(source.source, recursive=True)  # noqa: PTH207  # a pattern may be absolute
-        found = sorted(Path(name) for name in named if Path(name).suffix in READABLE)
+        found = sorted(path for path in map(Path, named) if _is_readable(path))
         fixed = Path(re.split(r"[*?\[]", source.source)[0] + "x").parent  # the part without wildcards
-        return _locate_files(source, found, names, fixed)
+        return _locate_files(source, found, names, fixed, record)
     if not is_on_hub(source.source):
         remedy = "give a file, a folder, a glob, a Hub dataset, or builtin:demo"
         raise ConfigError(Problem("data.source", f"there is no {source.source}", remedy))
     return _locate_hub(source, names)
 
 
-def _locate_files(source: Source, paths: list[Path], names: Names, root: Path) -> SourcePlan:
+def _is_readable(path: Path) -> bool:
+    return reading.ending(path) in reading.READABLE and not path.is_dir()
+
+
+def _locate_files(source: Source, paths: list[Path], names: Names, root: Path, record: Path | None) -> SourcePlan:
     if not paths:
-        remedy = f"files end in {' or '.join(READABLE)}"
+        remedy = f"files end in {ENDINGS}"
         raise ConfigError(Problem("data.source", f"{source.source} holds no file to read", remedy))
     if source.config is not None:
         raise ConfigError(Problem("data.config", "is for Hub datasets", "leave it out for local files"))
@@ -114,18 +158,50 @@ def _locate_files(source: Source, paths: list[Path], names: Names, root: Path) -
             splits[split] = [name for name in splits[split] if name not in splits["train"]]
     if not splits["train"]:
         raise ConfigError(Problem("data.source", f"{source.source} has no training file", "name files train-*.jsonl"))
-    try:
-        content = [(name, files.sha256(Path(name))) for held in splits.values() for name in held]
-    except OSError as error:
-        raise ConfigError(Problem("data.source", f"{error.filename}: {error.strerror}")) from None
+    content = _digests([name for held in splits.values() for name in held], record)
     return SourcePlan(
         source=source.source,
         kind="files",
         format=source.format,
         columns=source.columns,
+        weight=source.weight,
         splits={split: tuple(held) for split, held in splits.items() if held},
         digest=files.digest([splits, content] if source.source not in BUILTIN else [d for _, d in content]),
     )
+
+
+def _digests(names: list[str], record: Path | None) -> list[tuple[str, str]]:
+    """Each file's name and digest. Only files that are not as they were when `record` was written are read."""
+    known = {}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # what is broken is made anew
+        known = dict(files.read_json(record)["files"]) if record else {}
+    found, fresh = [], {}
+    try:
+        for name in names:
+            path = Path(name).absolute()
+            before, now = _state(path), time.time_ns()
+            entry = known.get(str(path))
+            if not (isinstance(entry, list) and entry[:-1] == before):
+                entry = [*before, files.sha256(path)]
+                # A change after this must show in the file's times, or the digest could not be trusted.
+                if now - path.stat().st_ctime_ns > SETTLED_NS and _state(path) == before:
+                    fresh[str(path)] = entry
+            found.append((name, str(entry[-1])))
+    except OSError as error:
+        raise ConfigError(Problem("data.source", f"{error.filename}: {error.strerror}")) from None
+    if record and fresh:
+        kept = {name: entry for name, entry in {**known, **fresh}.items() if Path(name).exists()}
+        with contextlib.suppress(OSError):  # reading the files again costs no more than time
+            files.write_json(record, {"files": kept})
+    return found
+
+
+def _state(path: Path) -> list[int]:
+    """What differs after a file was changed, even where its size and its time of change were put back."""
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise ConfigError(Problem("data.source", f"{path} is no file that can be read", "take it out of the folder"))
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
 
 
 def _is_hidden(path: Path, root: Path) -> bool:
@@ -144,8 +220,9 @@ def _split_of(path: Path, names: Names, root: Path) -> str | None:
 
 def _is_named(path: Path, name: str, root: Path) -> bool:
     """Whether a file is called `name`, `name-…`, `name_….`, or lies in a folder of that name below `root`."""
-    rest = path.stem.removeprefix(name)
-    return (path.parent != root and path.parent.name == name) or (path.stem.startswith(name) and not rest[:1].isalnum())
+    stem = path.name[: -len(reading.ending(path))]
+    rest = stem.removeprefix(name)
+    return (path.parent != root and path.parent.name == name) or (stem.startswith(name) and not rest[:1].isalnum())
 
 
 def _locate_hub(source: Source, names: Names) -> SourcePlan:
@@ -163,58 +240,12 @@ def _locate_hub(source: Source, names: Names) -> SourcePlan:
         kind="hub",
         format=source.format,
         columns=source.columns,
+        weight=source.weight,
         config=config,
         revision=commit,
         splits={split: held for split, held in splits.items() if held},
         digest=files.digest([source.source, commit, config, splits]),
     )
-
-
-def _read_hub(source: SourcePlan, split: str) -> Iterator[Line]:
-    for name in source.splits.get(split, ()):
-        rows = hub.dataset_rows(source.source, source.config, name, source.revision)
-        for number, row in enumerate(rows, start=1):
-            yield Line(f"{source.source}:{name}", number, dict(row))
-
-
-def _read_lines(path: Path) -> Iterator[Line]:
-    try:
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
-                line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-                if line.strip():
-                    yield Line(str(path), number, _parse(line))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from None
-
-
-def _read_json(path: Path) -> Iterator[Line]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start})") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno} is not JSON ({error.msg})") from None
-    except (RecursionError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error})") from None
-    for number, row in enumerate(content if isinstance(content, list) else [content], start=1):
-        yield Line(
-            str(path), number, row if isinstance(row, dict) else BadRow("not_an_object", "a JSON object is a row")
-        )
-
-
-def _parse(line: bytes) -> dict[str, Any] | BadRow:
-    try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        return BadRow("not_utf8", f"byte {error.start + 1} of the line")
-    except json.JSONDecodeError as error:
-        return BadRow("malformed_json", f"{error.msg} at column {error.colno}")
-    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
-        return BadRow("malformed_json", str(error))
-    return row if isinstance(row, dict) else BadRow("not_an_object", "a JSON object is a row")
 
 
 def is_on_hub(place: str) -> bool:

@@ -18,8 +18,6 @@ def unbuilt(config: Config, environment: Mapping[str, str]) -> Iterator[Problem]
     formats = ", ".join(FORMATS)
     refused = [
         ("model.trust_remote_code", config.model.trust_remote_code, "true", "leave it false"),
-        ("data.over_length", data.over_length == "split", "split", "use drop, truncate or error"),
-        ("data.sample", data.sample is not None, data.sample, "leave it out"),
         ("data.exclude_leaks", data.exclude_leaks, "true", "leave it false"),
         ("train.method", train.method == "dpo", "dpo", "use sft"),
         ("train.adapter", train.adapter in ("qlora", "auto"), train.adapter, "use none or lora"),
@@ -41,7 +39,6 @@ def unbuilt(config: Config, environment: Mapping[str, str]) -> Iterator[Problem]
     for source in sources:
         known = source.format == "auto" or source.format in FORMATS
         refused.append(("data.format", not known, source.format, f"use auto, {formats}"))
-        refused.append(("data.source", source.weight is not None, "a weight", "leave weight out"))
     for key, is_refused, value, remedy in refused:
         if is_refused:
             yield Problem(key, f"{value} is not built yet", remedy)

@@ -12,7 +12,7 @@ from smollm3_ft.data import Prepared
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.plan import Plan
 from smollm3_ft.runs import Run
-from tasks.steps import call, options
+from tasks.steps import call, log, options
 
 STEP = "prepare data"
 
@@ -20,15 +20,15 @@ STEP = "prepare data"
 @task(**options(STEP, timeout=24 * 3600))
 def prepare(run: Run, plan: Plan, fingerprint: str, kept: Prepared | None) -> Prepared:
     """Read, account, split, render, tokenize, mask and pack."""
-    config = run.config
-    return kept or data.prepare(
-        plan.sources,
-        config.data,
-        config.seed,
-        Path(plan.model.folder),
-        Path(config.runs_dir),
-        fingerprint,
-        run.path / "data",
+    asked = _request(run, plan).model_copy(update={"fingerprint": fingerprint})
+    return kept or data.prepare_apart(asked, log.info)
+
+
+def _request(run: Run, plan: Plan) -> data.Request:
+    config, model = run.config, plan.model
+    folders = (Path(config.runs_dir), run.path / "data")
+    return data.request(
+        plan.sources, config.data, config.seed, config.train.method, Path(model.folder), model.chat_digest, *folders
     )
 
 
@@ -39,7 +39,7 @@ def prepare_data(run: Run, plan: Plan) -> Prepared:
         done = fit.read(run.path / "plan.json").prepared
         return call(prepare, run, plan, done.fingerprint, fingerprint=done.fingerprint, kept=done)
     before = runs.marks(run).get(STEP, "")
-    mark = data.fingerprint(plan.sources, run.config.data, run.config.seed, plan.model.chat_digest, data.code())
+    mark = _request(run, plan).fingerprint
     kept = data.reuse(runs_dir, before) if before else None
     if kept is not None:
         mark = before

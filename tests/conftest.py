@@ -82,13 +82,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepare(tmp_path: Path, tiny: Path) -> Prepare:
     """Prepares rows, a file, or a folder, with the given keys of `data`, into this test's own folder."""
 
-    def work(source: Path | list[Any], seed: int = 1, model: Path = tiny, **given: Any) -> Prepared:
+    def work(
+        source: Path | list[Any], seed: int = 1, model: Path = tiny, method: str | None = "sft", **given: Any
+    ) -> Prepared:
         place = write_rows(tmp_path / "rows.jsonl", source) if isinstance(source, list) else source
         settings = configure(data__source=str(place), **{f"data__{key}": value for key, value in given.items()}).data
         pinned = sources.locate(settings)
         chat_digest = models.pin(configure(model__name=str(model)).model, tmp_path).chat_digest
-        mark = data.fingerprint(pinned, settings, seed, chat_digest, data.code())
-        return data.prepare(pinned, settings, seed, model, tmp_path, mark, tmp_path / "beside")
+        asked = data.request(pinned, settings, seed, method, model, chat_digest, tmp_path, tmp_path / "beside")
+        return data.prepare(asked)
 
     return work
 
@@ -103,8 +105,9 @@ def make_plan(tiny: Path) -> MakePlan:
         run = runs.begin(configure(name=name, runs_dir=str(runs_dir), **settings))
         config = run.config
         pinned, model = sources.locate(config.data), models.pin(config.model, runs_dir)
-        mark = data.fingerprint(pinned, config.data, config.seed, model.chat_digest, data.code())
-        prepared = data.prepare(pinned, config.data, config.seed, tiny, runs_dir, mark, run.path / "data")
+        folders = (runs_dir, run.path / "data")
+        asked = data.request(pinned, config.data, config.seed, "sft", tiny, model.chat_digest, *folders)
+        prepared = data.prepare(asked)
         work = fit.Work(prepared.sequences, prepared.tokens, prepared.longest)
         device = devices.Device("cpu", "the test's CPU", 2**33, 2e10)
         chosen = fit.settle(config, work, model, device)
@@ -177,4 +180,5 @@ def several(tmp_path: Path, tiny: Path, *places: Path, **given: Any) -> Prepared
     """Prepare a list of sources."""
     named = [{"source": str(place)} for place in places]
     settings = configure(**{f"data__{key}": value for key, value in {"source": named, **ALONE, **given}.items()}).data
-    return data.prepare(sources.locate(settings), settings, 1, tiny, tmp_path, "mark", tmp_path / "beside")
+    folders = (tmp_path, tmp_path / "beside")
+    return data.prepare(data.request(sources.locate(settings), settings, 1, "sft", tiny, "chat", *folders))

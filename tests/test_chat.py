@@ -7,14 +7,12 @@ from typing import Any
 
 import jinja2
 import pytest
-from conftest import Prepare, documents, facts
+from conftest import Prepare, documents
 
 from smollm3_ft import chat as chats
-from smollm3_ft import conversations
-from smollm3_ft.config import Data
+from smollm3_ft import rendering
 from smollm3_ft.errors import ConfigError
 from smollm3_ft.formats import BadRow
-from smollm3_ft.sources import SourcePlan
 
 ANSWERS = {
     "one turn": [("user", "Hi"), ("assistant", "Hello.")],
@@ -60,7 +58,8 @@ def test_text_equals_transformers(chat: chats.Chat, reference: Any, name: str, t
     expected = reference.apply_chat_template(
         messages(name), tokenize=False, enable_thinking=thinking, add_generation_prompt=prompt
     )
-    assert chats.render(chat, messages(name), thinking, prompt).text == expected
+    rendered = chats.render(chat, messages(name), thinking, add_generation_prompt=prompt)
+    assert chats.without_marks(rendered) == expected
 
 
 def test_tokens_and_mask_equal_transformers(reference: Any, prepare: Prepare) -> None:
@@ -79,22 +78,6 @@ def test_tokens_and_mask_equal_transformers(reference: Any, prepare: Prepare) ->
         assert document.mask == expected["assistant_masks"], name
 
 
-def test_spans_are_what_the_assistant_says(chat: chats.Chat) -> None:
-    """Every answer has a span of the text, with the token that ends the turn."""
-    rendered = chats.render(chat, messages("three turns"))
-    said = [rendered.text[start:stop] for start, stop in rendered.spans]
-    assert said == ["1<|im_end|>", "2\n2<|im_end|>", "3<|im_end|>"]
-
-
-@pytest.mark.parametrize(
-    ("answer", "setting", "expected"),
-    [("2", "auto", False), ("<think>x</think>2", "auto", True), ("2", "on", True), ("<think>x</think>2", "off", False)],
-)
-def test_thinking_follows_the_answers(answer: str, setting: str, expected: bool) -> None:
-    """A row is rendered in thinking mode where its answer thinks, or as data.thinking says."""
-    assert conversations.thinks([{"role": "assistant", "content": answer}], setting) is expected
-
-
 def with_template(tiny: Path, folder: Path, template: str) -> Path:
     """A copy of builtin:tiny with another chat template."""
     shutil.copytree(tiny, folder)
@@ -102,11 +85,11 @@ def with_template(tiny: Path, folder: Path, template: str) -> Path:
     return folder
 
 
-def read(template: str, tiny: Path, folder: Path) -> conversations.Conversation:
-    """A row of one turn under another template."""
+def read(template: str, tiny: Path, folder: Path) -> str:
+    """The text of a row of one turn under another template."""
     chat = chats.load(with_template(tiny, folder / "model", template))
-    plan = SourcePlan(source="x", kind="files", format="auto", splits={}, digest="")
-    return conversations.read({"prompt": "Hi", "completion": "Hello"}, plan, Data(), chat)
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    return rendering.exactly(chat, rendering.Question(turns)).text
 
 
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
@@ -114,7 +97,7 @@ TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 
 def test_the_date_is_pinned(tiny: Path, tmp_path: Path) -> None:
     """A template that prints today's date prints the same on every day."""
-    text = read("{{ strftime_now('%d %B %Y') }}\n" + TEMPLATE, tiny, tmp_path).rendered.text
+    text = read("{{ strftime_now('%d %B %Y') }}\n" + TEMPLATE, tiny, tmp_path)
     assert text == "08 July 2025\nuser: Hi\nassistant: Hello\n"
 
 
@@ -146,7 +129,7 @@ def test_a_template_in_the_tokenizer_settings(tiny: Path, tmp_path: Path) -> Non
     (folder / "chat_template.jinja").unlink()
     templates = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "<{{ messages[0].content }}>"}]
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": templates}))
-    assert chats.render(chats.load(folder), messages("one turn")).text == "<Hi>"
+    assert chats.render(chats.load(folder), messages("one turn")) == "<Hi>"
 
 
 @pytest.mark.parametrize(
@@ -165,11 +148,3 @@ def test_the_digest_is_of_tokenizer_and_template(tiny: Path, tmp_path: Path) -> 
     same = chats.load(shutil.copytree(tiny, tmp_path / "same"))
     assert same.digest == chats.load(tiny).digest
     assert chats.load(with_template(tiny, tmp_path / "other", TEMPLATE)).digest != same.digest
-
-
-def test_a_template_without_marks_needs_all_tokens(tiny: Path, tmp_path: Path, prepare: Prepare) -> None:
-    """Without {% generation %} there is no telling who speaks: only data.loss_on=all works."""
-    model = with_template(tiny, tmp_path / "model", TEMPLATE)
-    with pytest.raises(ConfigError, match=r"data\.loss_on: the chat template does not mark"):
-        prepare(facts(9), model=model)
-    assert prepare(facts(9), model=model, loss_on="all", test=2, validation="none").rows["train"] == 7

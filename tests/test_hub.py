@@ -190,6 +190,25 @@ def test_a_dataset_card_declares_configurations(seen: Seen) -> None:
     assert seen.facts["easy"] == ROWS
 
 
+READ = """
+import json
+from smollm3_ft import sources
+from smollm3_ft.config import Data
+(plan,) = sources.locate(Data.model_validate({"source": "tester/rows"}))
+there = sources.fetch(plan)
+lines = [(line.place, line.number, line.row) for line in sources.read(there, "train")]
+again = list(sources.read(plan, "train"))
+print(json.dumps([there.digest == plan.digest, sources.count(there, "train"), lines, again]))
+"""
+
+
+def test_our_rows_are_those_of_the_dataset(seen: Seen, tmp_path: Path) -> None:
+    """A dataset is pinned, fetched, and read from the cache under its name and split; fetched or not, the same."""
+    same, count, fetched, unfetched = run(READ, seen.hub, tmp_path)
+    assert (same, count) == (True, len(ROWS))
+    assert fetched == [["tester/rows:train", number, row] for number, row in enumerate(ROWS, start=1)] == unfetched
+
+
 def test_requests_are_recorded(seen: Seen) -> None:
     """The Hub keeps each request's method and target."""
     assert f"GET /api/models/tester/tiny/revision/{seen.first}" in seen.hub.requests

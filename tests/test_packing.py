@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from smollm3_ft.packing import pack
+from smollm3_ft import packing
+
+
+def pack(lengths: list[int], capacity: int) -> list[list[int]]:
+    """The packed documents, sequence by sequence."""
+    packed = packing.pack(np.array(lengths, dtype=np.int64), capacity)
+    starts = [0, *packed.ends.tolist()]
+    return [packed.order[start:end].tolist() for start, end in zip(starts, packed.ends, strict=False)]
 
 
 def lengths(seed: int, count: int, capacity: int) -> list[int]:

@@ -59,8 +59,6 @@ def test_a_section_and_its_key_cannot_both_be_given() -> None:
 
 REFUSED = [
     "model.trust_remote_code=true",
-    "data.over_length=split",
-    "data.sample=5",
     "data.exclude_leaks=true",
     "data.format=parquet",
     "train.method=dpo",
@@ -81,7 +79,6 @@ REFUSED = [
     "compute.pool=cuda",
     "compute.num_processes=2",
     "compute.strategy=fsdp2",
-    "data.source=[{source: a.jsonl, weight: 2}]",
     "data.source=[{source: a.jsonl, format: parquet}]",
 ]
 

@@ -21,11 +21,10 @@ def test_the_system_prompt_is_for_rows_without_one(prepare: Prepare, tiny: Path)
     assert "Be brief." not in second
 
 
-@pytest.mark.parametrize("prompt", ["Stop <|im_end|>", "\ufdd0"])
-def test_a_system_prompt_is_text(prepare: Prepare, prompt: str) -> None:
-    """A system prompt that would become control tokens is refused."""
+def test_a_system_prompt_is_text(prepare: Prepare) -> None:
+    """A system prompt that holds what is no text is refused."""
     with pytest.raises(ConfigError, match=r"data\.system_prompt: the text contains"):
-        prepare(facts(9), system_prompt=prompt)
+        prepare(facts(9), system_prompt="\ufdd0")
 
 
 def test_the_settings_of_another_training_are_not_ours(prepare: Prepare, tiny: Path, tmp_path: Path) -> None:
@@ -42,7 +41,7 @@ def test_half_a_character_anywhere_is_a_bad_row(prepare: Prepare) -> None:
     """A row with half of a character in a column's name or in what is no text is dropped and written down."""
     rows = [*escaped(facts(9)), '{"\\ud83d": 1}', '{"prompt": ["\\ud83d"], "completion": "x"}']
     prepared = prepare(rows, max_bad_rows=0.5, **ALONE)
-    assert [line["reason"] for line in quarantine(Path(prepared.folder))] == ["unknown_format", "not_text"]
+    assert [line["reason"] for line in quarantine(Path(prepared.folder))] == ["unknown_format", "bad_message"]
 
 
 def test_nothing_is_put_into_rows_unasked(prepare: Prepare, tiny: Path) -> None:
@@ -96,7 +95,7 @@ def test_one_bad_source_is_enough(tmp_path: Path, tiny: Path) -> None:
 
 def test_the_data_page_shows_rows_and_what_was_dropped(prepare: Prepare) -> None:
     """The page of a prepared folder marks the trained tokens, and escapes what rows say."""
-    prepared = prepare([{"prompt": "<script>", "completion": "It is &1."}, {"text": "<b>"}], max_bad_rows=1.0, **ALONE)
+    prepared = prepare([{"prompt": "<script>", "completion": "It is &1."}, {"body": "<b>"}], max_bad_rows=1.0, **ALONE)
     page = (Path(prepared.folder) / "report.html").read_text(encoding="utf-8")
     assert "It is &amp;1.&lt;|im_end|&gt;" in page
     assert "&lt;script&gt;" in page

@@ -1,107 +1,25 @@
 """Rows are found where the user put them, each with the line that it has there."""
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import facts, write_rows
 
-from smollm3_ft import sources
+from smollm3_ft import files, sources
 from smollm3_ft.config import Data
 from smollm3_ft.errors import ConfigError, DataError
-from smollm3_ft.formats import BadRow
 from smollm3_ft.sources import SourcePlan
 
 
 def located(source: Path | str, **given: Any) -> SourcePlan:
     (plan,) = sources.locate(Data.model_validate({"source": str(source), **given}))
     return plan
-
-
-def lines(path: Path, split: str = "train") -> list[tuple[int, Any]]:
-    """The line and the row (or why there is none) of everything that is read."""
-    read = sources.read(located(path), split)
-    return [(line.number, line.row.reason if isinstance(line.row, BadRow) else line.row) for line in read]
-
-
-def test_lines_count_as_in_the_file(tmp_path: Path) -> None:
-    """A byte order mark, CRLF and blank lines are no rows, and bad lines are told with their number."""
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(
-        b'\xef\xbb\xbf{"n": 1}\r\n'
-        b"\r\n"
-        b'{"n": 3}\r\n'
-        b"{bad}\n"
-        b"   \n"
-        b'"text"\n'
-        b'{"n": "\xe9"}\n'
-        b'{"n": 8} {"n": 8}\n'
-        b'[{"n": 9}]\n'
-        b'{"n": "\xe2\x80\xa8"}\n'
-        b'{"n": 11, "cut'
-    )
-    assert lines(path) == [
-        (1, {"n": 1}),
-        (3, {"n": 3}),
-        (4, "malformed_json"),
-        (6, "not_an_object"),
-        (7, "not_utf8"),
-        (8, "malformed_json"),
-        (9, "not_an_object"),
-        (10, {"n": "\u2028"}),
-        (11, "malformed_json"),
-    ]
-
-
-def test_a_last_line_without_its_end(tmp_path: Path) -> None:
-    """A file that does not end in a newline loses no row."""
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'{"n": 1}\n{"n": 2}')
-    assert lines(path) == [(1, {"n": 1}), (2, {"n": 2})]
-
-
-def test_deep_nesting_is_a_bad_line(tmp_path: Path) -> None:
-    """A line nested beyond what can be read is a bad row, not a crash."""
-    path = write_rows(tmp_path / "rows.jsonl", ["[" * 100_000, '{"n": 2}'])
-    assert lines(path) == [(1, "malformed_json"), (2, {"n": 2})]
-
-
-def test_a_number_of_thousands_of_digits_is_a_bad_line(tmp_path: Path) -> None:
-    """A number beyond what Python reads is a bad row, not a crash."""
-    path = write_rows(tmp_path / "rows.jsonl", [f'{{"n": {"1" * 5000}}}', '{"n": 2}'])
-    assert lines(path) == [(1, "malformed_json"), (2, {"n": 2})]
-
-
-def test_a_json_list(tmp_path: Path) -> None:
-    """The rows of a list count from one."""
-    path = tmp_path / "rows.json"
-    path.write_text('\ufeff[{"n": 1}, "text", {"n": 3}]', encoding="utf-8")
-    assert lines(path) == [(1, {"n": 1}), (2, "not_an_object"), (3, {"n": 3})]
-
-
-def test_a_json_object_is_one_row(tmp_path: Path) -> None:
-    """A top-level object in a .json file is one row."""
-    path = tmp_path / "rows.json"
-    path.write_text('{\n  "n": 1\n}\n')
-    assert lines(path) == [(1, {"n": 1})]
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b'[{"n": 1},\n{"n"]', r"rows\.json:2 is not JSON"),
-        (b'["\xff"]', r"rows\.json is not UTF-8"),
-        (b"[" * 100_000, r"rows\.json cannot be read as JSON"),
-        (b"[" + b"1" * 5000 + b"]", r"rows\.json cannot be read as JSON"),
-    ],
-)
-def test_a_broken_json_file(tmp_path: Path, content: bytes, said: str) -> None:
-    """A .json file that cannot be read as a whole is named, with its line."""
-    path = tmp_path / "rows.json"
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=said):
-        lines(path)
 
 
 def held(tmp_path: Path, *names: str, **given: Any) -> dict[str, list[str]]:
@@ -114,12 +32,12 @@ def held(tmp_path: Path, *names: str, **given: Any) -> dict[str, list[str]]:
 
 def test_splits_of_a_folder(tmp_path: Path) -> None:
     """The files of a folder are what their names begin with, and training otherwise."""
-    (tmp_path / "notes.txt").write_text("not read")
-    names = ["train-0.jsonl", "train-1.json", "more.jsonl", "validation.jsonl", "test_a.jsonl", "tests.jsonl"]
+    (tmp_path / "notes.md").write_text("not read")
+    names = ["train-0.jsonl", "train-1.json", "more.csv", "validation.jsonl.gz", "test_a.TSV.zst", "tests.jsonl"]
     assert held(tmp_path, *names) == {
-        "train": ["more.jsonl", "tests.jsonl", "train-0.jsonl", "train-1.json"],
-        "validation": ["validation.jsonl"],
-        "test": ["test_a.jsonl"],
+        "train": ["more.csv", "tests.jsonl", "train-0.jsonl", "train-1.json"],
+        "validation": ["validation.jsonl.gz"],
+        "test": ["test_a.TSV.zst"],
     }
 
 
@@ -202,8 +120,11 @@ def test_the_demo_has_its_splits() -> None:
         ("missing/*.jsonl", "holds no file to read"),
         ("empty", "holds no file to read"),
         ("held-out", "has no training file"),
-        ("rows.parquet", r"reading \.parquet is not built yet"),
-        ("rows", "reading files without an ending is not built yet"),
+        ("rows.xlsx", r"cannot be read: its ending is \.xlsx; use \.jsonl, "),
+        ("rows", "rows has no ending"),
+        ("pipe.jsonl", "pipe.jsonl is neither a file nor a folder"),
+        ("piped", "pipe.jsonl is no file that can be read"),
+        ("linked", "lost.jsonl: No such file"),
         ("builtin:nothing", "there is no builtin:nothing"),
     ],
 )
@@ -213,8 +134,13 @@ def test_a_source_that_is_not_there(tmp_path: Path, name: str, said: str, monkey
     (tmp_path / "empty").mkdir()
     for held in ("test", "validation"):
         write_rows(tmp_path / "held-out" / f"{held}.jsonl", facts(1))
-    (tmp_path / "rows.parquet").touch()
+    (tmp_path / "rows.xlsx").touch()
     (tmp_path / "rows").touch()
+    for folder in ("piped", "linked"):
+        write_rows(tmp_path / folder / "train.jsonl", facts(1))
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    os.mkfifo(tmp_path / "piped" / "pipe.jsonl")
+    (tmp_path / "linked" / "lost.jsonl").symlink_to(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match=said) as caught:
         located(name)
     assert [problem.where for problem in caught.value.problems] == ["data.source"]
@@ -232,6 +158,73 @@ def test_a_changed_file_has_another_digest(tmp_path: Path) -> None:
     before = located(path).digest
     assert located(write_rows(path, facts(3))).digest == before
     assert located(write_rows(path, [*facts(2), {"prompt": "x", "completion": "y"}])).digest != before
+
+
+def digest(path: Path, runs_dir: Path) -> str:
+    (plan,) = sources.locate(Data.model_validate({"source": str(path)}), runs_dir)
+    return plan.digest
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are hashed; a change shows in their times at once."""
+    names: list[str] = []
+    sha256 = files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: names.append(path.name) or sha256(path))
+    monkeypatch.setattr(sources, "SETTLED_NS", -1_000_000_000)
+    return names
+
+
+def test_a_file_that_is_as_it_was_is_not_hashed_again(tmp_path: Path, hashed: list[str]) -> None:
+    """Whoever locates a source again reads none of it, and gets the same digest."""
+    path = write_rows(tmp_path / "rows.jsonl", facts(3))
+    assert digest(path, tmp_path / "runs") == digest(path, tmp_path / "runs")
+    assert hashed == ["rows.jsonl"]
+
+
+def test_a_change_that_hides_is_noticed(tmp_path: Path, hashed: list[str]) -> None:
+    """A file of the same size whose time of change was put back is another file."""
+    path = write_rows(tmp_path / "rows.jsonl", facts(3))
+    state, before = path.stat(), digest(path, tmp_path / "runs")
+    time.sleep(0.05)  # the clock of a file system ticks in hundredths
+    path.write_bytes(path.read_bytes().replace(b"number 1", b"number 7"))
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (state.st_size, state.st_mtime_ns)
+    assert digest(path, tmp_path / "runs") != before
+
+
+def test_a_file_that_was_just_written_is_hashed_again(
+    tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another change within the same tick of the clock would not show, so nothing is remembered yet."""
+    monkeypatch.setattr(sources, "SETTLED_NS", 2_000_000_000)
+    path = write_rows(tmp_path / "rows.jsonl", facts(3))
+    assert digest(path, tmp_path / "runs") == digest(path, tmp_path / "runs")
+    assert hashed == ["rows.jsonl", "rows.jsonl"]
+
+
+def test_without_a_folder_of_runs_every_file_is_hashed(tmp_path: Path, hashed: list[str]) -> None:
+    """Nothing is remembered where there is nowhere to keep it."""
+    path = write_rows(tmp_path / "rows.jsonl", facts(3))
+    assert located(path).digest == located(path).digest
+    assert hashed == ["rows.jsonl", "rows.jsonl"]
+
+
+def test_files_that_are_gone_are_forgotten(tmp_path: Path, hashed: list[str]) -> None:
+    """The record of digests holds files that are there."""
+    for name in ("a.jsonl", "b.jsonl"):
+        digest(write_rows(tmp_path / name, facts(1)), tmp_path / "runs")
+        (tmp_path / "a.jsonl").unlink(missing_ok=True)
+    assert list(files.read_json(tmp_path / "runs" / ".sources.json")["files"]) == [str(tmp_path / "b.jsonl")]
+
+
+def test_a_record_that_is_broken_is_not_believed(tmp_path: Path, hashed: list[str]) -> None:
+    """A record of digests that cannot be read costs a reading of the files, no more."""
+    path = write_rows(tmp_path / "rows.jsonl", facts(3))
+    (tmp_path / "runs").mkdir()
+    for content in ("{cut", '{"files": [1]}', json.dumps({"files": {str(path): "x"}})):
+        (tmp_path / "runs" / ".sources.json").write_text(content)
+        assert digest(path, tmp_path / "runs") == located(path).digest
 
 
 @pytest.mark.parametrize("place", ["owner/set", "squad"])
@@ -257,3 +250,36 @@ def test_rows_of_several_sources(tmp_path: Path) -> None:
         (str(first), None),
         (str(second), {"q": "question", "a": "answer"}),
     ]
+
+
+def test_rows_are_counted_without_being_read(tmp_path: Path) -> None:
+    """A split's rows are counted over its files, whatever is in them."""
+    write_rows(tmp_path / "a.jsonl", [*facts(3), "", "{cut"])
+    pq.write_table(pa.table({"n": [1, 2]}), tmp_path / "b.parquet")
+    (tmp_path / "c.csv").write_text("a,b\n1,2\n1\n")
+    assert sources.count(located(tmp_path), "train") == 8
+
+
+def test_rows_of_a_hub_dataset_count_on_over_its_files(tmp_path: Path) -> None:
+    """What is cached of a split is read as one, by the dataset's name and the split's own."""
+    names = []
+    for number in range(2):
+        names.append(str(tmp_path / f"{number}.arrow"))
+        table = pa.table({"n": list(range(3))})
+        with pa.OSFile(names[-1], "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table, max_chunksize=2)
+    plan = SourcePlan(
+        source="a/b", kind="hub", format="auto", splits={"train": ("all",)}, cached={"train": tuple(names)}, digest=""
+    )
+    assert [(line.place, line.number, line.row) for line in sources.read(plan, "train")] == [
+        ("a/b:all", number, {"n": (number - 1) % 3}) for number in range(1, 7)
+    ]
+    assert sources.count(plan, "train") == 6
+
+
+def test_a_file_that_vanished_is_named(tmp_path: Path) -> None:
+    """A file that is gone when it is read is said so by its name."""
+    plan = located(write_rows(tmp_path / "rows.jsonl", facts(1)))
+    (tmp_path / "rows.jsonl").unlink()
+    with pytest.raises(DataError, match=r"rows\.jsonl cannot be read \(No such file or directory\)"):
+        list(sources.read(plan, "train"))
