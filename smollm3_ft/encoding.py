@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +32,9 @@ TRIALS = (
 )
 
 
+CONTROL = 1 << 30  # more than any token's number
+
+
 class Encoded(NamedTuple):
     """A document: its tokens, to which answer each belongs (-1: none), and where its last answer begins (-1: none)."""
 
@@ -45,6 +48,7 @@ class Sought(NamedTuple):
 
     hint: str
     pattern: re.Pattern[str]
+    tokens: frozenset[str]
 
     def is_in(self, text: str) -> bool:
         return self.hint in text and self.pattern.search(text) is not None
@@ -58,21 +62,32 @@ class Encoder(NamedTuple):
     special: Sought
     added: Sought  # tokens that are no control tokens and yet matched before the merges: <think>
     fast: tiktoken.Encoding | None
+    matched: frozenset[str]  # what the fast way matches in a rendered text: control tokens and those
 
 
 class Step(NamedTuple):
-    """A part of a program: tokens that are always the same, or texts (a message's, by its index) to encode."""
+    """A part of a program: tokens that are always the same, or texts (a message's, by its index) to encode.
+
+    `length`: of the tokens that are always the same, else -1.
+    """
 
     ids: tuple[int, ...]
     parts: tuple[str | int, ...]
     answer: int
+    length: int = -1
 
 
 class Program(NamedTuple):
-    """How conversations of one shape are encoded, and the step with which the last answer begins."""
+    """How conversations of one shape are encoded.
+
+    `parts`: the whole text, a message's as its index; `control`: the control tokens in it; `asked_until`: the step
+    with which the last answer begins.
+    """
 
     steps: tuple[Step, ...]
     answers: npt.NDArray[np.int32]
+    parts: tuple[str | int, ...]
+    control: npt.NDArray[np.int32]
     asked_until: int
 
 
@@ -83,10 +98,11 @@ def load(chat: Chat, try_fast: bool = True) -> Encoder:
     text.encode_special_tokens = True
     text.post_processor = None  # it adds nothing here, and moves the offsets of white space
     added = [t.content for t in chat.tokenizer.get_added_tokens_decoder().values() if not t.special]
-    exact = Encoder(chat.tokenizer, text, _sought(chat.special_tokens), _sought(added), None)
+    matched = frozenset((*chat.special_tokens, *added))
+    exact = Encoder(chat.tokenizer, text, _sought(chat.special_tokens), _sought(added), None, matched)
     if not try_fast:
         return exact
-    fast = exact._replace(fast=_tiktoken(json.loads(written), added))
+    fast = exact._replace(fast=_tiktoken(json.loads(written)))
     return fast if fast.fast is not None and _agree(fast, chat.tokenizer) else exact
 
 
@@ -96,15 +112,11 @@ def encode(encoder: Encoder, rendered: Rendered) -> Encoded:
     answers: list[int] = []
     asked_until = -1
     for chunk in _chunks(encoder, rendered):
-        if chunk.special is not None:
-            tokens, holders = [chunk.special], [0]
-        else:
-            tokens, holders = _tokens_of(encoder.text, chunk.pieces)
-        for token, holder in zip(tokens, holders, strict=True):
+        for token, holder, answer in _tokens_of(encoder, chunk):
             if asked_until < 0 and rendered.asked_until >= 0 and chunk.first + holder >= rendered.asked_until:
                 asked_until = len(ids)
             ids.append(token)
-            answers.append(chunk.pieces[holder].answer)
+            answers.append(answer)
     return Encoded(np.array(ids, dtype=np.int32), np.array(answers, dtype=np.int32), asked_until)
 
 
@@ -113,7 +125,7 @@ def encode_text(encoder: Encoder, text: str) -> list[int]:
     if encoder.fast is None:
         return list(encoder.text.encode(text, add_special_tokens=False).ids)
     if encoder.added.is_in(text):
-        return encoder.fast.encode(text, allowed_special="all", disallowed_special=())
+        return encoder.fast.encode(text, allowed_special=encoder.added.tokens, disallowed_special=())
     return encoder.fast.encode_ordinary(text)
 
 
@@ -140,23 +152,56 @@ def program(encoder: Encoder, shape: Rendered) -> Program | None:
                 asked_until = len(steps)
             steps.append(Step((), (_part(piece),), piece.answer))
     made = tuple(_settled(encoder, step) for step in steps)
-    return Program(made, np.array([step.answer for step in made], dtype=np.int32), asked_until)
+    return Program(
+        made,
+        np.array([step.answer for step in made], dtype=np.int32),
+        tuple(_part(piece) for piece in shape.pieces),
+        np.array([chunk.special for chunk in _chunks(encoder, shape) if chunk.special is not None], dtype=np.int32),
+        asked_until,
+    )
 
 
 def run(encoder: Encoder, made: Program, messages: Sequence[Mapping[str, Any]]) -> Encoded:
-    """The tokens of a plain conversation, by the program of its shape."""
+    """The tokens of a plain conversation, by the program of its shape: encoded in one go, if no message holds the
+    characters of a control token, and else step by step."""
+    assert encoder.fast is not None
+    text = "".join([part if isinstance(part, str) else messages[part]["content"] for part in made.parts])
+    ids = encoder.fast.encode_to_numpy(text, allowed_special=encoder.matched, disallowed_special=()).astype(np.int32)
+    at = np.flatnonzero(ids >= CONTROL)
+    if len(at) != len(made.control):
+        return _by_steps(encoder, made, messages)
+    ids[at] = made.control
+    control = [*at.tolist(), len(ids)]
+    next_control = 0
+    ends = []
+    end = 0
+    for step in made.steps:
+        if step.length < 0:
+            end = control[next_control]
+        else:
+            next_control += end == control[next_control]
+            end += step.length
+        ends.append(end)
+    return _encoded(made, ids, ends)
+
+
+def _by_steps(encoder: Encoder, made: Program, messages: Sequence[Mapping[str, Any]]) -> Encoded:
     ids: list[int] = []
     ends = []
     for step in made.steps:
-        if step.parts:
-            text = "".join([messages[part]["content"] if isinstance(part, int) else part for part in step.parts])
+        if step.length < 0:
+            text = "".join([part if isinstance(part, str) else messages[part]["content"] for part in step.parts])
             ids += encode_text(encoder, text)
         else:
             ids += step.ids
         ends.append(len(ids))
-    lengths = np.diff(ends, prepend=0)
-    asked_until = -1 if made.asked_until < 0 else (ends[made.asked_until - 1] if made.asked_until else 0)
-    return Encoded(np.array(ids, dtype=np.int32), made.answers.repeat(lengths), asked_until)
+    return _encoded(made, np.array(ids, dtype=np.int32), ends)
+
+
+def _encoded(made: Program, ids: npt.NDArray[np.int32], ends: list[int]) -> Encoded:
+    lengths = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    asked_until = -1 if made.asked_until < 0 else ends[made.asked_until] - lengths[made.asked_until]
+    return Encoded(ids, made.answers.repeat(lengths), asked_until)
 
 
 class _Chunk(NamedTuple):
@@ -187,15 +232,21 @@ def _chunks(encoder: Encoder, rendered: Rendered) -> list[_Chunk]:
     return chunks
 
 
-def _tokens_of(tokenizer: tokenizers.Tokenizer, pieces: list[Piece]) -> tuple[list[int], list[int]]:
-    """The tokens of joined pieces, and the piece that each lies in: of one across an edge, the one it ends in.
+def _tokens_of(encoder: Encoder, chunk: _Chunk) -> Iterator[tuple[int, int, int]]:
+    """Each token of a chunk, the piece that it begins in, and the answer that it belongs to.
 
-    A token across the beginning of an answer belongs to what comes before: nobody asked the model for it.
+    A token across an edge of an answer belongs to the answer, as in transformers: else the line breaks with which an
+    answer begins, one token with the template's own, would be learnt from no row.
     """
-    encoding = tokenizer.encode("".join(piece.text for piece in pieces), add_special_tokens=False)
-    ends = np.cumsum([len(piece.text) for piece in pieces])
-    starts = np.array([start for start, _ in encoding.offsets], dtype=np.int64)
-    return list(encoding.ids), np.searchsorted(ends, starts, side="right").clip(max=len(pieces) - 1).tolist()
+    if chunk.special is not None:
+        yield chunk.special, 0, chunk.pieces[0].answer
+        return
+    encoding = encoder.text.encode("".join(piece.text for piece in chunk.pieces), add_special_tokens=False)
+    ends = np.cumsum([len(piece.text) for piece in chunk.pieces])
+    offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+    first, last = (np.searchsorted(ends, at, side="right").tolist() for at in (offsets[:, 0], offsets[:, 1] - 1))
+    for token, begins, stops in zip(encoding.ids, first, last, strict=True):
+        yield token, begins, max(chunk.pieces[begins].answer, chunk.pieces[stops].answer)
 
 
 def _part(piece: Piece) -> str | int:
@@ -204,10 +255,13 @@ def _part(piece: Piece) -> str | int:
 
 def _settled(encoder: Encoder, step: Step) -> Step:
     """A step without a message is the same tokens every time."""
-    if step.ids or any(isinstance(part, int) for part in step.parts):
+    if step.ids:
+        return step._replace(length=1)
+    if any(isinstance(part, int) for part in step.parts):
         return step
     text = "".join(part for part in step.parts if isinstance(part, str))
-    return Step(tuple(encoder.text.encode(text, add_special_tokens=False).ids), (), step.answer)
+    ids = encoder.text.encode(text, add_special_tokens=False).ids
+    return Step(tuple(ids), (), step.answer, len(ids))
 
 
 def _parts_well(encoder: Encoder, parts: tuple[str | int, ...]) -> bool:
@@ -224,7 +278,7 @@ def _sought(tokens: Sequence[str]) -> Sought:
     """A search for tokens, the longest first, in a group: splitting by its pattern keeps them."""
     ordered = sorted(tokens, key=len, reverse=True)
     pattern = "(" + "|".join(map(re.escape, ordered)) + ")" if ordered else r"((?!))"  # which nothing matches
-    return Sought(os.path.commonprefix(ordered), re.compile(pattern))  # noqa: RUF071  # of texts, not of paths
+    return Sought(os.path.commonprefix(ordered), re.compile(pattern), frozenset(tokens))  # noqa: RUF071  # of texts, not of paths
 
 
 def _agree(encoder: Encoder, tokenizer: tokenizers.Tokenizer) -> bool:
@@ -236,8 +290,11 @@ def _agree(encoder: Encoder, tokenizer: tokenizers.Tokenizer) -> bool:
     return all(encode_text(encoder, text) == encoding.ids for text, encoding in zip(texts, exact, strict=True))
 
 
-def _tiktoken(written: dict[str, Any], added: Sequence[str]) -> tiktoken.Encoding | None:
-    """The same merges in tiktoken, or None where the tokenizer does more than byte-level merges."""
+def _tiktoken(written: dict[str, Any]) -> tiktoken.Encoding | None:
+    """The same merges in tiktoken, or None where the tokenizer does more than byte-level merges.
+
+    Control tokens get numbers from CONTROL on, by which they are found again.
+    """
     model = written["model"]
     pattern = _word_pattern(written["pre_tokenizer"])
     marks = written["added_tokens"]
@@ -254,7 +311,7 @@ def _tiktoken(written: dict[str, Any], added: Sequence[str]) -> tiktoken.Encodin
     order = [model["vocab"][first + second] for first, second in merges]
     if order != sorted(order) or not all(bytes([byte]) in ranks for byte in range(256)):
         return None
-    special = {token: outside[token] for token in added}
+    special = {mark["content"]: mark["id"] + (CONTROL if mark["special"] else 0) for mark in marks}
     return tiktoken.Encoding("model", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
 
 

@@ -22,7 +22,7 @@ from smollm3_ft.rendering import Question
 from smollm3_ft.sources import SourcePlan
 
 # So many of the first rows, and one of so many after, are encoded the slow and certain way too.
-FIRST_TRIED, ONE_TRIED_OF = 32, 64
+FIRST_TRIED, ONE_TRIED_OF = 16, 256
 
 
 class Unequal(Exception):

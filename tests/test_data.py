@@ -1,11 +1,13 @@
 """Every row of the sources is trained on as it stands, held out, or dropped with its reason."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ALONE, TURNS, Prepare, documents, escaped, facts, quarantine, several, text, write_rows
 
+from smollm3_ft.builtin import tiny as builtin_tiny
 from smollm3_ft.errors import DataError
 
 MESSY = [
@@ -189,6 +191,15 @@ def test_what_is_trained_on(prepare: Prepare, tiny: Path, loss_on: str, trained:
     """The answers with their end of turn, the last of them, or everything but the first token."""
     (document,) = documents(prepare([TURNS], loss_on=loss_on, **ALONE))
     assert text(tiny, document, trained=True) == trained
+
+
+def test_line_breaks_that_an_answer_begins_with_are_trained_on(prepare: Prepare, tiny: Path, tmp_path: Path) -> None:
+    """Also where the tokenizer makes one token of them and of the template's own."""
+    model = Path(shutil.copytree(tiny, tmp_path / "model"))
+    tokenizer = builtin_tiny.tokenizer(["one\n\ntwo"] * 9, builtin_tiny.VOCAB)
+    (model / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
+    (document,) = documents(prepare([{"prompt": "One?", "completion": "\nIt is 1."}], model=model, **ALONE))
+    assert text(model, document, trained=True) == "\n\nIt is 1.<|im_end|>"
 
 
 def test_the_last_answer_begins_where_it_is_said(prepare: Prepare, tiny: Path) -> None:

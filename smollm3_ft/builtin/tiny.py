@@ -5,7 +5,7 @@ Needs neither torch nor transformers, and writes the same bytes each time.
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -59,8 +59,8 @@ def corpus() -> list[str]:
     return sorted(found) + (HERE / "text.txt").read_text(encoding="utf-8").splitlines()
 
 
-def tokenizer() -> Tokenizer:
-    """A byte-level BPE of VOCAB tokens; the special tokens come first, the thinking tags last."""
+def tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
+    """A byte-level BPE trained on the texts; the special tokens come first, the thinking tags last."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -70,12 +70,12 @@ def tokenizer() -> Tokenizer:
     )
     made.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB - len(THINK),
+        vocab_size=vocabulary - len(THINK),
         special_tokens=[AddedToken(token, special=True, normalized=False) for token in SPECIAL],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    made.train_from_iterator(corpus(), trainer)
+    made.train_from_iterator(texts, trainer)
     made.add_tokens([AddedToken(token, special=False, normalized=False) for token in THINK])
     return made
 
@@ -158,7 +158,7 @@ def write_json(file: Path, value: dict[str, object]) -> None:
 
 def build(folder: Path) -> None:
     """Fills an existing empty folder with all that ``from_pretrained`` needs, the same bytes each time."""
-    (folder / "tokenizer.json").write_bytes(tokenizer().to_str(pretty=True).encode())
+    (folder / "tokenizer.json").write_bytes(tokenizer(corpus(), VOCAB).to_str(pretty=True).encode())
     write_json(folder / "tokenizer_config.json", tokenizer_config())
     shutil.copyfile(HERE / "chat_template.jinja", folder / "chat_template.jinja")
     write_json(folder / "config.json", config())
