@@ -22,8 +22,12 @@ BYTES_AT_ONCE = 1 << 20
 
 def parquet(path: Path, place: str) -> Iterator[Found]:
     """The rows of a Parquet file, numbered from one."""
+    number = 0
     with _named(place, "Parquet"), pq.ParquetFile(path) as file:
-        yield from _rows(file.schema_arrow, file.iter_batches(batch_size=ROWS_AT_ONCE), place, 1)
+        for number, size, row in _rows(file.schema_arrow, file.iter_batches(batch_size=ROWS_AT_ONCE), place, 1):
+            yield number, size, row
+        if number != file.metadata.num_rows:
+            raise DataError(f"{place} says it has {file.metadata.num_rows} rows, and has {number}", "it is damaged")
 
 
 def parquet_rows(path: Path) -> int:
@@ -35,15 +39,15 @@ def parquet_rows(path: Path) -> int:
 def arrow(path: Path, place: str, first: int) -> Iterator[Found]:
     """The rows of a stream of Arrow batches, numbered from `first`."""
     with _named(place, "Arrow"), pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
-        yield from _rows(stream.schema, stream, place, first)
+        yield from _rows(stream.schema, map(_valid, stream), place, first)
 
 
 @contextmanager
 def _named(place: str, kind: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
-        why = str(error).strip().splitlines()[0]
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(f"{place} cannot be read as {kind} ({why})", "it is something else, or damaged") from None
 
 
@@ -58,6 +62,11 @@ def _rows(schema: Any, batches: Iterable[Any], place: str, first: int) -> Iterat
             for row in _values(batch.slice(start, step)):
                 yield first, size, row
                 first += 1
+
+
+def _valid(batch: Any) -> Any:
+    batch.validate(full=True)  # what is damaged in a file that is mapped into memory could end the process
+    return batch
 
 
 def _values(batch: Any) -> list[dict[str, Any] | BadRow]:

@@ -32,7 +32,7 @@ OTHERS = [
     b"null",
     b"[",
     b'"text"',
-    b"\x00",
+    b"a\x00b",
     b"\xff",
     b'{"prompt": null, "completion": "x"}',
     b'{"prompt": "x", "prompt": "y", "completion": "z"}',
@@ -69,7 +69,7 @@ def changed(content: bytes, kind: str, at: int, given: Any = None) -> bytes:
         return b"\n".join(lines)
     at %= len(content) + 1
     if kind == "cut off":
-        return content[: max(at, 300)]
+        return content[: max(at, 600)]
     if kind == "flip bit":
         return content[:at] + bytes(byte ^ (1 << given) for byte in content[at : at + 1]) + content[at + 1 :]
     return content[:at] + (given or b"") + content[at + (kind == "delete byte") :]

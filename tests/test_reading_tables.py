@@ -99,3 +99,15 @@ def test_arrow_files_of_datasets(tmp_path: Path) -> None:
     (block,) = reading.blocks(tmp_path / "0.arrow", "a/b:train", 7)
     assert (block.place, block.first) == ("a/b:train", 7)
     assert shown(reading.lines(block)) == [(7, {"n": 1, "tools": ["x"]}), (8, {"n": 2, "tools": None})]
+
+
+def test_a_cache_that_is_damaged(tmp_path: Path) -> None:
+    """Lengths that lead out of an Arrow file, which is mapped into memory, do not end the process."""
+    table = pa.table({"text": ["one", "two"]})
+    with pa.OSFile(str(tmp_path / "0.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
+    good = (tmp_path / "0.arrow").read_bytes()
+    offsets = good.index(bytes([0, 0, 0, 0, 3, 0, 0, 0, 6, 0, 0, 0]))
+    written(tmp_path / "0.arrow", good[: offsets + 4] + b"\xff\xff\xff\x7f" + good[offsets + 8 :])
+    with pytest.raises(DataError, match=r"0\.arrow cannot be read as Arrow"):
+        lines(tmp_path / "0.arrow")
