@@ -35,7 +35,7 @@ class Chat(NamedTuple):
     tokenizer: tokenizers.Tokenizer
     template: jinja2.Template
     has_marks: bool
-    special_tokens: tuple[str, ...]
+    special_tokens: dict[str, int]
     variables: dict[str, str]
     sought: Sought
     writes_empty_thought: bool  # before an answer that is to come without thinking
@@ -61,7 +61,7 @@ def load(folder: Path) -> Chat:
     tokenizer.no_truncation()  # some models' files carry the settings of their own training
     tokenizer.no_padding()
     source = _template(folder, settings)
-    special = tuple(t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special)
+    special = {t.content: number for number, t in tokenizer.get_added_tokens_decoder().items() if t.special}
     environment = _environment()
     named = {**settings, **_json(folder / "special_tokens_map.json")}
     variables = {key: _content(named[key]) for key in ("bos_token", "eos_token", "pad_token") if named.get(key)}

@@ -1,22 +1,21 @@
 """Pieces of rendered text → tokens, which of them are trained on, and where the last answer begins.
 
 The template's own special tokens are control tokens; the same characters in a message are text. Between two control
-tokens, text is encoded as a whole, so that the tokens are those of the whole conversation. Where the model's tokenizer
-is a byte-level BPE, tiktoken does the same merges several times faster; that both agree is tried at every start and
-on rows all along.
+tokens, text is encoded as a whole, so that the tokens are those of the whole conversation. fastokens gives the same
+tokens as the model's own tokenizer and is many times faster; that it does is tried at every start and on rows all
+along. Where it does not, or does not know the kind of tokenizer, the model's own does it all.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import fastokens
 import numpy as np
 import numpy.typing as npt
-import tiktoken
 import tokenizers
 
 from smollm3_ft.chat import Chat
@@ -32,7 +31,7 @@ TRIALS = (
 )
 
 
-CONTROL = 1 << 30  # more than any token's number
+VOCABULARY_TRIED = 1000
 
 
 class Encoded(NamedTuple):
@@ -48,21 +47,19 @@ class Sought(NamedTuple):
 
     hint: str
     pattern: re.Pattern[str]
-    tokens: frozenset[str]
 
     def is_in(self, text: str) -> bool:
         return self.hint in text and self.pattern.search(text) is not None
 
 
 class Encoder(NamedTuple):
-    """A model's tokenizer, twice: with its special tokens, and with their characters as text; and a faster equal."""
+    """A model's tokenizer, for which control tokens in a text are text; and a faster equal, if there is one."""
 
-    control: tokenizers.Tokenizer
     text: tokenizers.Tokenizer
+    control: dict[str, int]
     special: Sought
-    added: Sought  # tokens that are no control tokens and yet matched before the merges: <think>
-    fast: tiktoken.Encoding | None
-    matched: frozenset[str]  # what the fast way matches in a rendered text: control tokens and those
+    fast: fastokens.Tokenizer | None
+    is_control: npt.NDArray[np.bool_]  # of every token, by its number
 
 
 class Step(NamedTuple):
@@ -80,30 +77,32 @@ class Step(NamedTuple):
 class Program(NamedTuple):
     """How conversations of one shape are encoded.
 
-    `parts`: the whole text, a message's as its index; `control`: the control tokens in it; `asked_until`: the step
-    with which the last answer begins.
+    `parts`: the whole text, a message's as its index; `controls`: how many control tokens are in it; `asked_until`:
+    the step with which the last answer begins.
     """
 
     steps: tuple[Step, ...]
     answers: npt.NDArray[np.int32]
     parts: tuple[str | int, ...]
-    control: npt.NDArray[np.int32]
+    controls: int
     asked_until: int
 
 
 def load(chat: Chat, try_fast: bool = True) -> Encoder:
     """The tokenizer's encoder; the faster way only where both agree."""
-    written = chat.tokenizer.to_str()
-    text = tokenizers.Tokenizer.from_str(written)
+    text = tokenizers.Tokenizer.from_str(chat.tokenizer.to_str())
     text.encode_special_tokens = True
     text.post_processor = None  # it adds nothing here, and moves the offsets of white space
-    added = [t.content for t in chat.tokenizer.get_added_tokens_decoder().values() if not t.special]
-    matched = frozenset((*chat.special_tokens, *added))
-    exact = Encoder(chat.tokenizer, text, _sought(chat.special_tokens), _sought(added), None, matched)
+    is_control = np.zeros(chat.tokenizer.get_vocab_size(), dtype=np.bool_)
+    is_control[list(chat.special_tokens.values())] = True
+    exact = Encoder(text, chat.special_tokens, _sought(chat.special_tokens), None, is_control)
     if not try_fast:
         return exact
-    fast = exact._replace(fast=_tiktoken(json.loads(written)))
-    return fast if fast.fast is not None and _agree(fast, chat.tokenizer) else exact
+    try:
+        fast = exact._replace(fast=fastokens.Tokenizer.from_json_str(text.to_str()))
+    except ValueError:
+        return exact  # it does not know this kind
+    return fast if _agree(fast) else exact
 
 
 def encode(encoder: Encoder, rendered: Rendered) -> Encoded:
@@ -124,9 +123,7 @@ def encode_text(encoder: Encoder, text: str) -> list[int]:
     """The tokens of plain text, special tokens' characters as text."""
     if encoder.fast is None:
         return list(encoder.text.encode(text, add_special_tokens=False).ids)
-    if encoder.added.is_in(text):
-        return encoder.fast.encode(text, allowed_special=encoder.added.tokens, disallowed_special=())
-    return encoder.fast.encode_ordinary(text)
+    return list(encoder.fast.encode(text, add_special_tokens=False, split_special_tokens=True).ids)
 
 
 def program(encoder: Encoder, shape: Rendered) -> Program | None:
@@ -156,7 +153,7 @@ def program(encoder: Encoder, shape: Rendered) -> Program | None:
         made,
         np.array([step.answer for step in made], dtype=np.int32),
         tuple(_part(piece) for piece in shape.pieces),
-        np.array([chunk.special for chunk in _chunks(encoder, shape) if chunk.special is not None], dtype=np.int32),
+        sum(chunk.special is not None for chunk in _chunks(encoder, shape)),
         asked_until,
     )
 
@@ -166,11 +163,10 @@ def run(encoder: Encoder, made: Program, messages: Sequence[Mapping[str, Any]]) 
     characters of a control token, and else step by step."""
     assert encoder.fast is not None
     text = "".join([part if isinstance(part, str) else messages[part]["content"] for part in made.parts])
-    ids = encoder.fast.encode_to_numpy(text, allowed_special=encoder.matched, disallowed_special=()).astype(np.int32)
-    at = np.flatnonzero(ids >= CONTROL)
-    if len(at) != len(made.control):
+    ids = np.frombuffer(encoder.fast.encode_batch_flat([text], add_special_tokens=False)[0], dtype=np.int32)
+    at = np.flatnonzero(encoder.is_control[ids])
+    if len(at) != made.controls:
         return _by_steps(encoder, made, messages)
-    ids[at] = made.control
     control = [*at.tolist(), len(ids)]
     next_control = 0
     ends = []
@@ -222,7 +218,7 @@ def _chunks(encoder: Encoder, rendered: Rendered) -> list[_Chunk]:
             parts = encoder.special.pattern.split(piece.text)  # every second one is a special token
         for at, part in enumerate(parts):
             if at % 2:
-                chunks.append(_Chunk(encoder.control.token_to_id(part), [piece], index))
+                chunks.append(_Chunk(encoder.control[part], [piece], index))
                 open_chunk = None
             elif part or piece.message >= 0:
                 if open_chunk is None:
@@ -274,76 +270,16 @@ def _parts_well(encoder: Encoder, parts: tuple[str | int, ...]) -> bool:
     return all(encode_text(encoder, before + trial) == apart + encode_text(encoder, trial) for trial in trials)
 
 
-def _sought(tokens: Sequence[str]) -> Sought:
+def _sought(tokens: Iterable[str]) -> Sought:
     """A search for tokens, the longest first, in a group: splitting by its pattern keeps them."""
     ordered = sorted(tokens, key=len, reverse=True)
     pattern = "(" + "|".join(map(re.escape, ordered)) + ")" if ordered else r"((?!))"  # which nothing matches
-    return Sought(os.path.commonprefix(ordered), re.compile(pattern), frozenset(tokens))  # noqa: RUF071  # of texts, not of paths
+    return Sought(os.path.commonprefix(ordered), re.compile(pattern))  # noqa: RUF071  # of texts, not of paths
 
 
-def _agree(encoder: Encoder, tokenizer: tokenizers.Tokenizer) -> bool:
+def _agree(encoder: Encoder) -> bool:
     """Whether the faster way gives the tokenizer's own tokens, on trial texts and a part of its vocabulary."""
-    size = tokenizer.get_vocab_size(with_added_tokens=False)
-    words = [tokenizer.decode([token]) for token in range(0, size, max(1, size // 2000))]
-    texts = [*TRIALS, *PROBES, " ".join(words), "".join(words), *words]
-    exact = encoder.text.encode_batch(texts, add_special_tokens=False)
-    return all(encode_text(encoder, text) == encoding.ids for text, encoding in zip(texts, exact, strict=True))
-
-
-def _tiktoken(written: dict[str, Any]) -> tiktoken.Encoding | None:
-    """The same merges in tiktoken, or None where the tokenizer does more than byte-level merges.
-
-    Control tokens get numbers from CONTROL on, by which they are found again.
-    """
-    model = written["model"]
-    pattern = _word_pattern(written["pre_tokenizer"])
-    marks = written["added_tokens"]
-    odd = any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"))
-    odd = odd or any(mark["lstrip"] or mark["rstrip"] or mark["single_word"] for mark in marks)
-    if model["type"] != "BPE" or written["normalizer"] or pattern is None or odd:
-        return None
-    outside = {mark["content"]: mark["id"] for mark in marks}
-    try:
-        ranks = {_raw(token): rank for token, rank in model["vocab"].items() if token not in outside}
-    except KeyError:
-        return None  # its vocabulary is not of bytes
-    merges = [pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"]]
-    order = [model["vocab"][first + second] for first, second in merges]
-    if order != sorted(order) or not all(bytes([byte]) in ranks for byte in range(256)):
-        return None
-    special = {mark["content"]: mark["id"] + (CONTROL if mark["special"] else 0) for mark in marks}
-    return tiktoken.Encoding("model", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
-
-
-# GPT-2's words: what a ByteLevel pre-tokenizer splits by itself.
-GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-
-
-def _word_pattern(pre: dict[str, Any] | None) -> str | None:
-    """The pattern that splits text into words before the merges, if that is all that happens."""
-    match pre:
-        case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}:
-            return GPT2
-        case {
-            "type": "Sequence",
-            "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated", "invert": False},
-                {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
-            ],
-        }:
-            return pattern
-    return None
-
-
-def _alphabet() -> dict[str, int]:
-    """Byte-level BPE's letters: the printable ones of Latin-1 for themselves, the rest from U+0100 on, in order."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(0x100 + at): byte for at, byte in enumerate(rest)}
-
-
-ALPHABET = _alphabet()
-
-
-def _raw(token: str) -> bytes:
-    return bytes(ALPHABET[letter] for letter in token)
+    size = encoder.text.get_vocab_size(with_added_tokens=False)
+    words = [encoder.text.decode([token]) for token in range(0, size, max(1, size // VOCABULARY_TRIED))]
+    texts = [*TRIALS, *PROBES, " ".join(words), "".join(words), *words, *encoder.control]
+    return all(encode_text(encoder, text) == encoder.text.encode(text, add_special_tokens=False).ids for text in texts)

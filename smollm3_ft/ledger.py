@@ -30,7 +30,7 @@ class Account:
     def drop(self, bad: BadRow, place: str, line: int, quarantine: IO[str]) -> None:
         """Count a row that is not used and write it down."""
         self.dropped[bad.reason] += 1
-        self.examples.setdefault(bad.reason, f"{place}:{line}")
+        self.examples.setdefault(bad.reason, f"{place}:{line}: {bad.detail}")
         entry = {"source": place, "line": line, "reason": bad.reason, "detail": bad.detail}
         quarantine.write(json.dumps(entry) + "\n")
 

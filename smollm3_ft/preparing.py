@@ -195,7 +195,8 @@ def _encode(work: Work, question: Question) -> tuple[Encoded, bool]:
         if program is not None:
             encoded = encoding.run(work.encoder, program, question.messages)
             number = next(work.seen)
-            if number < FIRST_TRIED or number % ONE_TRIED_OF == 0:
+            tried = number < FIRST_TRIED or number % ONE_TRIED_OF == 0
+            if tried and len(encoded.ids) <= work.data.max_length:  # a row of 50 MB would take a minute
                 _try(work, question, encoded)
             return encoded, False
     rendered, repaired = conversations.render(work.chat, question)

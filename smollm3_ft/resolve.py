@@ -112,15 +112,19 @@ def _with_absolute_places(config: Config) -> Config:
 
 def _outside_of_roots(config: Config, roots: str) -> Iterator[Problem]:
     """Places that this machine's environment does not let a run read: links and `..` are followed first."""
-    allowed = [Path(root).resolve() for root in roots.split(os.pathsep) if root]
+    allowed = [_real(root) for root in roots.split(os.pathsep) if root]
     source = config.data.source
     places = [("model.name", config.model.name)] if not is_hub_model(config.model.name) else []
     names = [one if isinstance(one, str) else one.source for one in _listed(source)]
     places += [("data.source", name) for name in names if not is_hub_dataset(name)]
     for key, place in places:
-        path = Path(place).expanduser().resolve()
+        path = _real(place)
         if allowed and not place.startswith("builtin:") and not any(path.is_relative_to(root) for root in allowed):
             yield Problem(key, f"{place} may not be read here", f"allowed is what lies in {roots}")
+
+
+def _real(place: str) -> Path:
+    return Path(os.path.realpath(Path(place).expanduser()))  # Path.resolve fails on a link to itself
 
 
 def _listed(source: str | tuple[Source, ...]) -> tuple[str | Source, ...]:

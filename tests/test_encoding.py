@@ -113,7 +113,7 @@ def _swap_merges(settings: dict[str, Any]) -> None:
 
 
 def _forget_merges(settings: dict[str, Any]) -> None:
-    # The words stay in the vocabulary and can be had by no merge: tiktoken would find them all the same.
+    # The words stay in the vocabulary and can be had by no merge.
     del settings["model"]["merges"][300:]
 
 
@@ -126,9 +126,24 @@ def _another_pattern(settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("change", [_swap_merges, _forget_merges, _normalize, _another_pattern])
-def test_what_tiktoken_cannot_do_is_done_by_the_model_s_own(tiny: Path, tmp_path: Path, change: Change) -> None:
-    """A tokenizer that does more than byte-level merges in order, or other ones, has no fast way."""
-    assert encoding.load(changed(tiny, tmp_path, change)).fast is None
+def test_other_tokenizers(tiny: Path, tmp_path: Path, change: Change) -> None:
+    """Of any tokenizer the tokens are its own, whether there is a fast way or not."""
+    encoder = encoding.load(changed(tiny, tmp_path, change))
+    for text in (*TEXTS, *encoding.TRIALS):
+        assert encoding.encode_text(encoder, text) == encoder.text.encode(text, add_special_tokens=False).ids
+
+
+def test_a_kind_that_the_fast_way_does_not_know(tiny: Path, tmp_path: Path) -> None:
+    """Where fastokens cannot read a tokenizer, the model's own encodes."""
+    assert encoding.load(changed(tiny, tmp_path, _normalize)).fast is None
+
+
+def test_a_fast_way_that_disagrees_is_not_taken(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where fastokens gives other tokens at the start, the model's own encodes."""
+    other = encoding.load(chats.load(tiny)).fast
+    monkeypatch.setattr(encoding, "encode_text", lambda encoder, text: [1])
+    assert other is not None
+    assert encoding.load(chats.load(tiny)).fast is None
 
 
 def test_gpt2_s_words(tiny: Path, tmp_path: Path) -> None:

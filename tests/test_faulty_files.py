@@ -43,7 +43,7 @@ def empty_table(path: Path) -> None:
 LONG = b"[" + b",".join(b'{"prompt": "What is %d?", "completion": "It is %d."}' % (n, n) for n in range(3000)) + b"]"
 BAD_CRC = bytearray(gzip.compress(A + B))
 BAD_CRC[-6] ^= 1
-LONG_ROW = b'{"prompt": "What?", "completion": "' + b"It is so. " * 100_000 + b'"}\n'
+LONG_ROW = b'{"prompt": "What?", "completion": "' + b"It is so. " * 5_000_000 + b'"}\n'
 
 # Each with the rows that are kept of it, and those that are dropped.
 READ: dict[str, tuple[str, Make, int, dict[str, int]]] = {
@@ -91,7 +91,7 @@ READ: dict[str, tuple[str, Make, int, dict[str, int]]] = {
     "deep nesting": ("x.jsonl", said(b"[" * 100_000), 1, {"malformed_json": 1}),
     "deep nesting that closes": ("x.jsonl", said(b"[" * 900 + b"]" * 900), 1, {"malformed_json": 1}),
     "very many columns": ("x.jsonl", said(b'"b"' + b"".join(b', "c%d": 1' % n for n in range(50_000))), 2, {}),
-    "a row of 1 MB": ("x.jsonl", A + LONG_ROW + B, 2, {"over_length": 1}),
+    "a row of 50 MB": ("x.jsonl", A + LONG_ROW + B, 2, {"over_length": 1}),
     "gzip": ("x.jsonl.gz", gzip.compress(A) + gzip.compress(b"{cut\n" + B), 2, {"malformed_json": 1}),
     "zstd": ("x.jsonl.zst", zstd(A + b"{cut\n" + B), 2, {"malformed_json": 1}),
     "capital ending": ("X.JSONL", A + B, 2, {}),

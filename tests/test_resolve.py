@@ -216,3 +216,10 @@ def test_names_on_the_hub_stay_names() -> None:
     config = resolved("data.source=[{source: owner/set}, {source: builtin:demo}]", "model.name=owner/model")
     assert [source.source for source in config.data.source] == ["owner/set", "builtin:demo"]  # type: ignore[union-attr]
     assert config.model.name == "owner/model"
+
+
+def test_a_link_to_itself_is_no_source(tmp_path: Path) -> None:
+    """A link that leads nowhere is there to no one: no traceback comes of it."""
+    loop = tmp_path / "loop.jsonl"
+    loop.symlink_to(loop)
+    assert resolved(f"data.source={loop}").data.source == str(loop)

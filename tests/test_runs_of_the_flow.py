@@ -113,7 +113,7 @@ def test_bad_rows_end_the_run_with_step_cause_and_command(house: House, tmp_path
     path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c"\n')
     code, output = house.run("name=bad", f"data.source={path}")
     assert code == 1
-    assert f"prepare data failed: 1 of 2 rows of {path} cannot be used: 1 malformed_json (first: {path}:2)" in output
+    assert f"prepare data failed: 1 of 2 rows of {path} cannot be used: 1 malformed_json (first: {path}:2: " in output
     assert "data.max_bad_rows" in output
     assert "python -m flows.finetune" in output
     assert "Traceback" not in output
