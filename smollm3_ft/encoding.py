@@ -60,6 +60,7 @@ class Encoder(NamedTuple):
     special: Sought
     fast: fastokens.Tokenizer | None
     is_control: npt.NDArray[np.bool_]  # of every token, by its number
+    longest: int  # characters of a token, at most
 
 
 class Step(NamedTuple):
@@ -93,9 +94,12 @@ def load(chat: Chat, try_fast: bool = True) -> Encoder:
     text = tokenizers.Tokenizer.from_str(chat.tokenizer.to_str())
     text.encode_special_tokens = True
     text.post_processor = None  # it adds nothing here, and moves the offsets of white space
-    is_control = np.zeros(chat.tokenizer.get_vocab_size(), dtype=np.bool_)
+    vocabulary = chat.tokenizer.get_vocab()
+    is_control = np.zeros(max(vocabulary.values()) + 1, dtype=np.bool_)
     is_control[list(chat.special_tokens.values())] = True
-    exact = Encoder(text, chat.special_tokens, _sought(chat.special_tokens), None, is_control)
+    exact = Encoder(
+        text, chat.special_tokens, _sought(chat.special_tokens), None, is_control, max(map(len, vocabulary))
+    )
     if not try_fast:
         return exact
     try:

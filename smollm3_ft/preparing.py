@@ -165,6 +165,7 @@ def _documents(work: Work, asked: Asked, line: Line) -> tuple[list[Document], No
             notes |= Note.SPECIAL_TOKEN_TEXT
         found = [_text(work, asked.text)]
     for question in asked.questions:
+        _check_size(work, question)
         if any(_holds_special(work, message["content"]) for message in question.messages):
             notes |= Note.SPECIAL_TOKEN_TEXT
         encoded, repaired = _encode(work, question)
@@ -222,6 +223,13 @@ def _document(work: Work, encoded: Encoded, kind: str) -> Document:
         mask = (answers >= 0).astype(np.int8)
     mask[:1] = 0  # nothing comes before the first token that could predict it
     return Document(encoded.ids, mask, encoded.asked_until)
+
+
+def _check_size(work: Work, question: Question) -> None:
+    """Raise BadRow for a conversation of so many characters that it need not be encoded to be known as too long."""
+    fewest = sum(len(message["content"]) for message in question.messages) // work.encoder.longest
+    if fewest > work.data.max_length and work.data.over_length == "drop":
+        raise BadRow("over_length", f"more than {fewest} tokens, data.max_length is {work.data.max_length}")
 
 
 def _text(work: Work, text: str) -> Document:
