@@ -52,6 +52,13 @@ class Account:
         }
 
 
+def told(entry: dict[str, Any]) -> str:
+    """One source's part of `ledger.json` in a line: how many rows are kept, and of which formats they are."""
+    found = sum(entry["formats"].values())
+    shares = ", ".join(f"{name} ({count / found:.0%})" for name, count in entry["formats"].items())
+    return f"{entry['kept']:,} of {entry['rows']:,} rows of {entry['source']} kept: {shares}"
+
+
 def check(accounts: list[Account], max_bad_rows: float) -> None:
     """Raise DataError where a source is empty, or more of its rows are bad than is allowed."""
     for account in accounts:

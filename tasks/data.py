@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
 
-from smollm3_ft import data, fit, runs
+from smollm3_ft import data, fit, ledger, runs
 from smollm3_ft.data import Prepared
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.plan import Plan
 from smollm3_ft.runs import Run
-from tasks.steps import call, log, options
+from tasks.steps import call, done, log, options
 
 STEP = "prepare data"
 
@@ -21,7 +22,8 @@ STEP = "prepare data"
 def prepare(run: Run, plan: Plan, fingerprint: str, kept: Prepared | None) -> Prepared:
     """Read, account, split, render, tokenize, mask and pack."""
     asked = _request(run, plan).model_copy(update={"fingerprint": fingerprint})
-    return kept or data.prepare_apart(asked, log.info)
+    prepared = kept or data.prepare_apart(asked, log.info)
+    return done("; ".join(ledger.told(source) for source in prepared.ledger["sources"]), prepared)
 
 
 def _request(run: Run, plan: Plan) -> data.Request:
@@ -36,21 +38,28 @@ def prepare_data(run: Run, plan: Plan) -> Prepared:
     """The prepared data, shared by every run that asks for the same, and shown beside each of them."""
     runs_dir = Path(run.config.runs_dir)
     if runs.status(run.path) in runs.FINISHED:
-        done = fit.read(run.path / "plan.json").prepared
-        return call(prepare, run, plan, done.fingerprint, fingerprint=done.fingerprint, kept=done)
-    before = runs.marks(run).get(STEP, "")
+        before = fit.read(run.path / "plan.json").prepared
+        return call(prepare, run, plan, before.fingerprint, fingerprint=before.fingerprint, kept=before)
+    marked = runs.marks(run).get(STEP, "")
     mark = _request(run, plan).fingerprint
-    kept = data.reuse(runs_dir, before) if before else None
+    kept = data.reuse(runs_dir, marked) if marked else None
     if kept is not None:
-        mark = before
-    elif (run.path / "plan.json").is_file() and mark != before:
+        mark = marked
+    elif (run.path / "plan.json").is_file() and mark != marked:
         what = f"the prepared data that run {run.name} trains on is gone, and what makes it changed since"
         raise ConfigError(Problem("data", what, "start over with --fresh"))
     else:
         kept = data.reuse(runs_dir, mark)
     prepared = call(prepare, run, plan, mark, fingerprint=mark, kept=kept)
     data.show(prepared, run.path / "data")
-    rows = [{**source, "dropped": str(source["dropped"] or "none")} for source in prepared.ledger["sources"]]
+    rows = [{name: _shown(value) for name, value in source.items()} for source in prepared.ledger["sources"]]
     create_table_artifact(rows, key="data-ledger", description=f"What became of every row of {run.name}")
     runs.set_mark(run, STEP, mark)
     return prepared
+
+
+def _shown(value: Any) -> Any:
+    """Counts by name as text, the rest as it is: a table's cell holds one value."""
+    return (
+        (", ".join(f"{count} {name}" for name, count in value.items()) or "none") if isinstance(value, dict) else value
+    )
