@@ -9,7 +9,7 @@ import functools
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 import transformers
 import trl
 
-from smollm3_ft import batches, checkpoints, disk, files, scoring
+from smollm3_ft import batches, checkpoints, disk, files, order, scoring
 from smollm3_ft.errors import TrainingError
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.journal import Journal
@@ -68,6 +68,25 @@ class Progress:
         self.window_steps, self.window_tokens, self.window_start = 0, 0, time.monotonic()
         self.window_loss = torch.zeros_like(self.window_loss)
         return values
+
+
+class Order(torch.utils.data.Sampler[int]):
+    """The sequences of an epoch, as `order.py` says: `smollm3-ft rows` asks the same function afterwards."""
+
+    def __init__(self, seed: int, count: int) -> None:
+        self.seed = seed
+        self.count = count
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the data loader before each epoch, of a resumed training too."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        yield from order.epoch_order(self.seed, self.epoch, self.count).tolist()
 
 
 class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no types
@@ -134,6 +153,9 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
             self.journal.write("alert", {"what": f"{name} is {value}", "level": "error"}, step)
             remedy = "lower train.learning_rate and start over with --fresh"
             raise TrainingError(f"the training diverged: {name} is {value} at step {step}", remedy)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Order:
+        return Order(self.plan.config.seed, len(self.train_dataset if train_dataset is None else train_dataset))
 
     def _get_output_dir(self, trial: Any) -> str:  # noqa: ARG002  # transformers calls it so
         return str(self.folder / ".partial-save")

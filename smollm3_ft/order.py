@@ -1,0 +1,29 @@
+"""The order in which training takes its sequences: a function of the seed and the epoch, so that it can be asked later.
+
+Every epoch takes every sequence once. Its last step takes what is left, as transformers' loop does it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
+    """The sequences of an epoch, in the order they are trained on."""
+    # RandomState's numbers are the same in every version of numpy, by its promise.
+    return np.random.RandomState([seed, epoch]).permutation(count).astype(np.int64)
+
+
+def epoch_of_step(step: int, count: int, effective_batch_size: int) -> int:
+    """The epoch, counted from 0, that a step, counted from 1, belongs to."""
+    return (step - 1) // math.ceil(count / effective_batch_size)
+
+
+def sequences_of_step(seed: int, step: int, count: int, effective_batch_size: int) -> npt.NDArray[np.int64]:
+    """The sequences that a step, counted from 1, is made of: the micro-batches of all devices, one after the other."""
+    epoch = epoch_of_step(step, count, effective_batch_size)
+    first = (step - 1) % math.ceil(count / effective_batch_size) * effective_batch_size
+    return epoch_order(seed, epoch, count)[first : first + effective_batch_size]
