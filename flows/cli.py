@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import signal
 import sys
@@ -12,8 +13,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from flows import data, rows
 from smollm3_ft import disk, layers, locks, plan, report, resolve, runs
 from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, FinetuneError, Problem, RunBusy, Stopped
@@ -95,8 +98,6 @@ def _named(config: Config) -> Config:
     """The name given, or that of the run to go on with, or a new one."""
     if config.name is not None:
         return config
-    import datetime
-
     runs_dir = Path(config.runs_dir)
     name = runs.to_go_on_with(config) or runs.new_name(runs_dir, datetime.datetime.now())
     return config.model_copy(update={"name": name})
@@ -206,8 +207,8 @@ def _failed(folder: Path, error: Exception) -> int:
             remedy = "make room, then go on"
         cause = error.message if isinstance(error, FinetuneError) else f"{type(error).__name__}: {error}"
         failure = report.Failure("finetune", cause, remedy)
-    errors.print(f"[red]{failure.step} failed:[/] {_plain(failure.cause)}", soft_wrap=True)
-    errors.print(_plain(failure.remedy), soft_wrap=True)
+    errors.print(f"[red]{failure.step} failed:[/] {escape(failure.cause)}", soft_wrap=True)
+    errors.print(escape(failure.remedy), soft_wrap=True)
     if (folder / runs.RECORD).is_file():
         errors.print(f"Go on:  {report.command(runs.read(folder))}\nLook:   make ui", soft_wrap=True)
     return FAILED
@@ -220,15 +221,11 @@ def _stopped(folder: Path, code: int) -> int:
     return code
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
-
-
 def _show_plan(resolved: Resolved) -> None:
     made = plan.make(resolved.config)
     table = Table(box=None, show_header=False, padding=(0, 2))
     for name, value in plan.facts(made, resolved.from_environment):
-        table.add_row(f"[dim]{name}[/]", _plain(value))
+        table.add_row(f"[dim]{name}[/]", escape(value))
     console.print(table)
 
 
@@ -238,6 +235,10 @@ def _there(words: str) -> Path:
     if not folder.is_dir():
         raise ConfigError(Problem("runs_dir", f"there is no folder {folder}", "begin a run first, or name another"))
     return folder
+
+
+app.command("data")(data.command)
+app.command("rows")(rows.command)
 
 
 @app.command("plan")
@@ -293,6 +294,6 @@ def _guarded(command: typer.Typer, **options: Any) -> int:
     except FinetuneError as error:
         if "--debug" in sys.argv:
             errors.print_exception()
-        errors.print(_plain(str(error)), soft_wrap=True)
+        errors.print(escape(str(error)), soft_wrap=True)
         return USAGE if isinstance(error, ConfigError) else FAILED
     return DONE

@@ -45,8 +45,8 @@ from smollm3_ft.preparing import Done, Task
 from smollm3_ft.sources import SourcePlan
 
 MODULES = (
-    *("chat", "conversations", "data", "datapage", "encoding", "formats", "gathered", "ledger", "packing", "pages"),
-    *("csvfile", "preparing", "reading", "rendering", "shards", "sources", "strictjson", "tables", "turns"),
+    *("chat", "conversations", "csvfile", "data", "datapage", "encoding", "formats", "gathered", "inspection", "ledger"),
+    *("packing", "pages", "preparing", "reading", "rendering", "shards", "sources", "strictjson", "tables", "turns"),
 )
 SECONDS_BETWEEN_LINES = 10
 log = logging.getLogger(__name__)
@@ -146,8 +146,10 @@ def prepare_apart(asked: Request, on_line: Callable[[str], None]) -> Prepared:
     fetched = asked.model_copy(update={"sources": tuple(sources.fetch(source) for source in asked.sources)})
     path = asked.folder.with_name(f".request-{asked.fingerprint}.json")
     files.write(path, fetched.model_dump_json())
-    processes.run(__name__, str(path), on_line=on_line)
-    path.unlink(missing_ok=True)
+    try:
+        processes.run(__name__, str(path), on_line=on_line)
+    finally:
+        path.unlink(missing_ok=True)
     prepared = reuse(Path(asked.runs_dir), asked.fingerprint)
     assert prepared is not None
     return prepared
@@ -171,7 +173,9 @@ def _prepare(asked: Request, cores: int, fast: bool) -> Prepared:
             work = preparing.begin(asked.data, asked.method, chat.load(Path(asked.model)), fast)
             prepared = _all(asked, work, cores, accounts, documents, dropped, partial)
     except DataError:
-        files.write(Path(asked.beside) / "quarantine.jsonl", quarantine.read_bytes())
+        for name in ("ledger.json", "quarantine.jsonl"):
+            if (partial / name).is_file():
+                files.write(Path(asked.beside) / name, (partial / name).read_bytes())
         shutil.rmtree(partial)
         raise
     shutil.rmtree(partial / "documents")
@@ -215,6 +219,8 @@ def _all(
         ledger.check(accounts, asked.data.max_bad_rows)
     rows = gathered.gather(done)
     kept = _account(rows, asked.data, accounts, places, dropped)
+    if not len(kept):
+        files.write_json(partial / "ledger.json", ledger.of_nothing(accounts))
     ledger.check(accounts, asked.data.max_bad_rows)
     facts = shards.Facts(
         np.concatenate(lengths),
@@ -306,7 +312,7 @@ def _write(
     }
     files.write_json(partial / "ledger.json", book)
     files.write_json(partial / "places.json", {"places": places})
-    files.write(partial / "report.html", datapage.page(book, partial, facts.lengths.astype(np.int64), work.chat))
+    files.write(partial / "report.html", datapage.page(book, partial, data, work.chat))
     return Prepared(
         folder=str(asked.folder),
         fingerprint=asked.fingerprint,

@@ -59,6 +59,12 @@ def told(entry: dict[str, Any]) -> str:
     return f"{entry['kept']:,} of {entry['rows']:,} rows of {entry['source']} kept: {shares}"
 
 
+def of_nothing(accounts: list[Account]) -> dict[str, Any]:
+    """The content of `ledger.json` where no row is kept."""
+    empty = {"splits": dict.fromkeys(("train", "validation", "test"), 0), "tokens": 0, "supervised_tokens": 0}
+    return {"sources": [account.entry() for account in accounts], **empty, "sequences": 0, "fill": None}
+
+
 def check(accounts: list[Account], max_bad_rows: float) -> None:
     """Raise DataError where a source is empty, or more of its rows are bad than is allowed."""
     for account in accounts:

@@ -102,6 +102,13 @@ def read(folder: Path) -> Run:
         raise ConfigError(Problem("run", f"{folder / RECORD} is damaged", "start over with --fresh")) from None
 
 
+def find(run: str, runs_dir: Path) -> Path:
+    """The folder of the run that a command names: by its name in `runs_dir`, or by its folder."""
+    return next(
+        (place.absolute() for place in (runs_dir / run, Path(run)) if (place / RECORD).is_file()), runs_dir / run
+    )
+
+
 def check_same(run: Run, config: Config) -> None:
     """Raise ConfigError with each key in which the run of that name differs from `config`."""
     before, now = compared(run.config), compared(config)
