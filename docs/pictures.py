@@ -50,7 +50,7 @@ def main() -> None:
     with server.running(folder.parent) as here, sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         run_page(browser.new_page(viewport={"width": 1400, "height": 860}), here, flow_run_of(folder.name))
-        for source, name, height in (("report.html", "report", 1250), ("data/report.html", "data", 900)):
+        for source, name, height in (("report.html", "report", 1250), ("data/report.html", "data", 1500)):
             page = browser.new_page(viewport={"width": 1100, "height": height})
             page.goto(f"file://{folder / source}")
             page.screenshot(path=PICTURES / f"{name}.png")

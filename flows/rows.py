@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from smollm3_ft import inspection, provenance, runs
@@ -37,15 +36,13 @@ def _show(console: Console, made_of: dict[str, Any]) -> None:
         f"{len(sequences):,} sequences, {len(documents):,} documents, {tokens:,} tokens, {trained:,} in the loss\n"
     )
     names = inspection.short([document["source"] for document in documents])
-    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="bold")
-    table.add_column("sequence", justify="right")
-    table.add_column("row", overflow="fold")
-    table.add_column("tokens", justify="right")
-    table.add_column("in the loss", justify="right")
-    table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
+    room = max(len(f"{names[document['source']]}:{document['line']}") for document in documents)
+    console.print(Text(f"  {'row':<{room}}  tokens  in loss  text", style="dim"))
     for sequence in sequences:
-        for number, document in enumerate(sequence["documents"]):
-            place = Text(f"{names[document['source']]}:{document['line']}")
-            counts = (f"{document[key]:,}" for key in ("tokens", "supervised_tokens"))
-            table.add_row("" if number else f"{sequence['sequence']:,}", place, *counts, Text(document["text"]))
-    console.print(table)
+        console.print(f"sequence {sequence['sequence']:,}, {sequence['tokens']:,} tokens")
+        for document in sequence["documents"]:
+            place = f"{names[document['source']]}:{document['line']}"
+            counts = f"{document['tokens']:>6,}  {document['supervised_tokens']:>7,}"
+            line = Text(f"  {place:<{room}}  {counts}  {document['text']}")
+            line.truncate(console.width, overflow="ellipsis")
+            console.print(line, soft_wrap=True)

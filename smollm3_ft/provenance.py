@@ -12,7 +12,7 @@ from smollm3_ft import chat, data, files, fit, order, shards
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.fit import TrainingPlan
 
-TOKENS_READ, CHARACTERS_SHOWN = 400, 200  # of a document's beginning
+TOKENS_BEFORE, TOKENS_READ, CHARACTERS_SHOWN = 40, 300, 200  # around the first trained token
 
 
 def step(folder: Path, number: int) -> dict[str, Any]:
@@ -54,7 +54,10 @@ def _documents(sequence: dict[str, Any], places: list[str], tokenizer: tokenizer
     ends = itertools.accumulate(sequence["lengths"])
     for end, length, place, line in zip(ends, sequence["lengths"], sequence["places"], sequence["lines"], strict=True):
         ids, mask = (sequence[column][end - length : end] for column in ("input_ids", "mask"))
-        text = " ".join(tokenizer.decode(ids[:TOKENS_READ], skip_special_tokens=True).split())
+        # A system prompt may be long and the same in every row: the text begins where the first answer is near.
+        start = max(0, mask.index(1) - TOKENS_BEFORE)
+        said = tokenizer.decode(ids[start : start + TOKENS_READ], skip_special_tokens=True)
+        text = ("… " if start else "") + " ".join(said.split())
         found.append(
             {
                 "source": places[place],

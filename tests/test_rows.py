@@ -97,9 +97,10 @@ def test_the_data_page_shows_rows_and_what_was_dropped(prepare: Prepare) -> None
     """The page of a prepared folder marks the trained tokens, and escapes what rows say."""
     prepared = prepare([{"prompt": "<script>", "completion": "It is &1."}, {"body": "<b>"}], max_bad_rows=1.0, **ALONE)
     page = (Path(prepared.folder) / "report.html").read_text(encoding="utf-8")
-    assert "It is &amp;1.&lt;|im_end|&gt;" in page
+    assert '<mark>It is &amp;1.</mark><mark><b class="special">&lt;|im_end|&gt;</b></mark>' in page
     assert "&lt;script&gt;" in page
-    assert "unknown_format" in page
+    assert "<script>" not in page
+    assert "unknown format" in page
 
 
 def test_a_run_gets_copies(prepare: Prepare, tmp_path: Path) -> None:
