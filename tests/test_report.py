@@ -105,6 +105,17 @@ def test_only_what_is_there_is_linked(run: Run) -> None:
     assert report.links(run) == {"model": str(run.path / "model")}
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_the_data_page_is_linked(run: Run, there: bool) -> None:
+    """The report links the data page, where there is one: a run may have failed for its data."""
+    source = {"source": "a", "format": None, "rows": 1, "kept": 0, "dropped": {"empty": 1}}
+    files.write_json(run.path / "data" / "ledger.json", {"sources": [source]})
+    if there:
+        files.write(run.path / "data" / "report.html", "page")
+    report.write(run, "completed", STEPS)
+    assert ('<a href="data/report.html">' in (run.path / "report.html").read_text()) is there
+
+
 def test_accepted_changes_are_said(run: Run) -> None:
     """A run that went on although something changed says so."""
     runs.save(run.model_copy(update={"code": "0" * 32}))
