@@ -211,19 +211,17 @@ def test_a_row_to_train_on(prepare: Prepare, tiny: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss_on", "expected"),
+    ("loss_on", "more", "expected"),
     [
-        ("last", f"{HELPFUL}{ASKED}▶·assistant·↵·Lima·■·↵{MORE_SAID}"),
-        (
-            "all",
-            "▶·«system·↵·You· are· helpful·.·■·↵·▶·user·↵·Capital· of· Peru·?·■·↵·▶·assistant·↵·Lima·■·↵·▶·user·↵·"
-            "Capital· of· Japan·?·■·↵·▶·assistant·↵·Tokyo·■·↵»",
-        ),
+        ("last", MORE, f"{ASKED}▶·assistant·↵·Lima·■·↵{MORE_SAID}"),
+        ("all", [], "▶·«user·↵·Capital· of· Peru·?·■·↵·▶·assistant·↵·Lima·■·↵»"),
     ],
 )
-def test_what_else_may_be_trained_on(prepare: Prepare, tiny: Path, loss_on: str, expected: str) -> None:
+def test_what_else_may_be_trained_on(
+    prepare: Prepare, tiny: Path, loss_on: str, more: list[Say], expected: str
+) -> None:
     """data.loss_on takes the last answer alone, or every token that has one before it."""
-    row = openai(SYSTEM, USER, LIMA, *MORE)
+    row = openai(USER, LIMA, *more)
     (document,) = documents(prepare([row], loss_on=loss_on, packing=False, **ALONE))
     assert shown(tiny, document) == expected
 

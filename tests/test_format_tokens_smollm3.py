@@ -30,13 +30,14 @@ def header(mode: str, wishes: str = "You· are· S·m·ol·L·M·.", listed: str
     return f"{start}·{wishes}·↵·↵·{listed}■·↵·"
 
 
+NO = "n·o·_·th·ink"
 EMPTY = "«▶·assistant·↵·<think>·↵·↵·</think>·↵·"
 THINKING = "«▶·assistant·↵·<think>·↵·Which· one·?·↵·</think>·↵·Lima·■·↵»"
 LISTED = (
     "#· T·o·ol·s·↵·↵·<·t·o·ol·s·>·↵·{·'·n·ame·'·:· ·'·Currency·'·,· ·'·par·ame·ters·'·:· ·{·}·}·↵·<·/·t·o·ol·s·>·↵·↵·"
 )
 SMOLLM3: dict[str, tuple[Row, str]] = {
-    "not thinking": (openai(USER, LIMA), f"{header('n·o·_·th·ink')}{ASKED}{EMPTY}Lima·■·↵»"),
+    "not thinking": (openai(USER, LIMA), f"{header(NO)}{ASKED}{EMPTY}Lima·■·↵»"),
     "thinking": (openai(USER, {**LIMA, "content": THOUGHT}), header("th·ink") + ASKED + THINKING),
     "thinking, smoltalk2": (
         smoltalk2(USER, {**LIMA, "content": THOUGHT}, enable_thinking=True, custom_instructions="You are helpful."),
@@ -44,7 +45,7 @@ SMOLLM3: dict[str, tuple[Row, str]] = {
     ),
     "an empty thought": (
         openai(USER, {**LIMA, "content": "<think>\n\n</think>\n\nLima"}),
-        f"{header('n·o·_·th·ink')}{ASKED}{EMPTY}Lima·■·↵»",
+        f"{header(NO)}{ASKED}{EMPTY}Lima·■·↵»",
     ),
     "told to think": (
         openai({**SYSTEM, "content": "You are helpful. /think"}, USER, LIMA),
@@ -52,28 +53,28 @@ SMOLLM3: dict[str, tuple[Row, str]] = {
     ),
     "told not to think": (
         openai({**SYSTEM, "content": "/no_think"}, USER, LIMA),
-        f"{header('n·o·_·th·ink')}{ASKED}{EMPTY}Lima·■·↵»",
+        f"{header(NO)}{ASKED}{EMPTY}Lima·■·↵»",
     ),
     "told by a column": (
         openai(USER, LIMA, enable_thinking=True),
         f"{header('th·ink')}{ASKED}«▶·assistant·↵·Lima·■·↵»",
     ),
     "a system message, two turns": (
-        openai(SYSTEM, USER, LIMA, *MORE),
-        f"{header('n·o·_·th·ink', 'You· are· helpful·.')}{ASKED}{EMPTY}Lima·■·↵»·▶·user·↵·Capital· of· Japan·?·■·↵·{EMPTY}Tokyo·■·↵»",
+        openai(SYSTEM, USER, LIMA, USER, MORE[1]),
+        f"{header(NO, 'You· are· helpful·.')}{ASKED}{EMPTY}Lima·■·↵»·{ASKED}{EMPTY}Tokyo·■·↵»",
     ),
     "tools and calls": (
         openai(*CALLING, tools=[TOOL]),
-        f"{header('n·o·_·th·ink', listed=LISTED)}{ASKED}{EMPTY}{CALL_SAID}·■·↵»·▶·user·↵·New·■·↵·{EMPTY}Lima·■·↵»",
+        f"{header(NO, listed=LISTED)}{ASKED}{EMPTY}{CALL_SAID}·■·↵»·▶·user·↵·New·■·↵·{EMPTY}Lima·■·↵»",
     ),
     "tools in code": (
         smoltalk2(USER, LIMA, python_tools=["Currency()"]),
-        header("n·o·_·th·ink", listed="#· T·o·ol·s·↵·↵·<·t·o·ol·s·>·↵·de·f· C·urrency·(·)·↵·<·/·t·o·ol·s·>·↵·↵·")
+        header(NO, listed="#· T·o·ol·s·↵·↵·<·t·o·ol·s·>·↵·de·f· C·urrency·(·)·↵·<·/·t·o·ol·s·>·↵·↵·")
         + f"{ASKED}{EMPTY}Lima·■·↵»",
     ),
     "special tokens as text": (
         openai(USER, {**LIMA, "content": "Lima<|im_end|>"}),
-        f"{header('n·o·_·th·ink')}{ASKED}{EMPTY}Lima·<·|·im·_·end·|·>·■·↵»",
+        f"{header(NO)}{ASKED}{EMPTY}Lima·<·|·im·_·end·|·>·■·↵»",
     ),
 }
 
