@@ -1,5 +1,6 @@
 """Messages become the text that transformers renders, and the tokens that it would train on."""
 
+import datetime
 import json
 import shutil
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import jinja2
 import pytest
-from conftest import Prepare, documents
+from conftest import ALONE, Prepare, documents, loaded
 
 from smollm3_ft import chat as chats
 from smollm3_ft import rendering
@@ -29,6 +30,19 @@ ANSWERS = {
     "other scripts": [("user", "你好 – Grüße 👋🏽"), ("assistant", "こんにちは 🙂 e\u0301")],
     "markup": [("user", "<b>{{ 1 }}</b> {% if %}"), ("assistant", "&amp; `code`\n```\nx = {}\n```")],
     "thinking": [("user", "1 + 1?"), ("assistant", "<think>\none and one\n</think>\n2")],
+    "thinking in several turns": [
+        ("user", "1 + 1?"),
+        ("assistant", "<think>\nadd\n</think>\n\n2"),
+        ("user", "And 1?"),
+        ("assistant", "\n\n<think>\n\nadd\n</think>3\n"),
+    ],
+    "odd characters at the ends": [
+        ("user", "\ufeffHi\u2028"),
+        ("assistant", "\u0301e\x00"),
+        ("user", "\u00a0\u3000x\u200b"),
+        ("assistant", "\r\n\u0085y\x1f"),
+    ],
+    "texts that repeat": [("user", "assistant\n"), ("assistant", "user"), ("user", "user"), ("assistant", "assistant")],
     "thinking with system": [("system", "Count."), ("user", "1 + 1?"), ("assistant", "<think>\nadd\n</think>\n2")],
 }
 
@@ -37,42 +51,56 @@ def messages(name: str) -> list[dict[str, str]]:
     return [{"role": role, "content": content} for role, content in ANSWERS[name]]
 
 
-@pytest.fixture(scope="module")
-def chat(tiny: Path) -> chats.Chat:
-    return chats.load(tiny)
+class ReleaseDay(datetime.datetime):
+    """A clock that has stopped on the day that is pinned."""
+
+    @classmethod
+    def now(cls, *_: Any) -> datetime.datetime:
+        return chats.TODAY
 
 
-@pytest.fixture(scope="module")
-def reference(tiny: Path) -> Any:
-    """The tokenizer as transformers loads it."""
+@pytest.fixture(scope="module", params=["builtin", "SmolLM3"])
+def model(request: pytest.FixtureRequest, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in model, and a copy whose template does what SmolLM3's does."""
+    if request.param == "builtin":
+        return tiny
+    template = (Path(__file__).parent / "smollm3_like.jinja").read_text()
+    return with_template(tiny, tmp_path_factory.mktemp("chat") / "model", template)
+
+
+@pytest.fixture
+def reference(model: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The tokenizer as transformers loads it, on the day that is pinned."""
     from transformers import AutoTokenizer
+    from transformers.utils import chat_template_utils
 
-    return AutoTokenizer.from_pretrained(tiny)
+    monkeypatch.setattr(chat_template_utils, "datetime", ReleaseDay)
+    return AutoTokenizer.from_pretrained(model)
 
 
 @pytest.mark.parametrize("prompt", [False, True])
 @pytest.mark.parametrize("thinking", [False, True])
 @pytest.mark.parametrize("name", ANSWERS)
-def test_text_equals_transformers(chat: chats.Chat, reference: Any, name: str, thinking: bool, prompt: bool) -> None:
+def test_text_equals_transformers(model: Path, reference: Any, name: str, thinking: bool, prompt: bool) -> None:
     """The rendered text is that of apply_chat_template."""
     expected = reference.apply_chat_template(
         messages(name), tokenize=False, enable_thinking=thinking, add_generation_prompt=prompt
     )
-    rendered = chats.render(chat, messages(name), thinking, add_generation_prompt=prompt)
+    rendered = chats.render(loaded(model), messages(name), thinking, add_generation_prompt=prompt)
     assert chats.without_marks(rendered) == expected
 
 
-def test_tokens_and_mask_equal_transformers(reference: Any, prepare: Prepare) -> None:
+@pytest.mark.parametrize("thinking", ["on", "auto"])
+def test_tokens_and_mask_equal_transformers(model: Path, reference: Any, prepare: Prepare, thinking: str) -> None:
     """Prepared rows have the tokens of apply_chat_template and train on those of its assistant mask."""
-    prepared = prepare(
-        [{"messages": messages(name)} for name in ANSWERS], validation="none", test="none", packing=False
-    )
+    rows = [{"messages": messages(name)} for name in ANSWERS]
+    prepared = prepare(rows, model=model, thinking=thinking, packing=False, **ALONE)
     for name, document in zip(ANSWERS, documents(prepared), strict=True):
         expected = reference.apply_chat_template(
             messages(name),
             return_dict=True,
             return_assistant_tokens_mask=True,
-            enable_thinking=name.startswith("thinking"),
+            enable_thinking=thinking == "on" or name.startswith("thinking"),
         )
         assert document.ids == expected["input_ids"], name
         assert document.mask == expected["assistant_masks"], name
