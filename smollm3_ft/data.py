@@ -45,7 +45,18 @@ from smollm3_ft.preparing import Done, Task
 from smollm3_ft.sources import SourcePlan
 
 MODULES = (
-    *("chat", "conversations", "csvfile", "data", "datapage", "encoding", "formats", "gathered", "inspection", "ledger"),
+    *(
+        "chat",
+        "conversations",
+        "csvfile",
+        "data",
+        "datapage",
+        "encoding",
+        "formats",
+        "gathered",
+        "inspection",
+        "ledger",
+    ),
     *("packing", "pages", "preparing", "reading", "rendering", "shards", "sources", "strictjson", "tables", "turns"),
 )
 SECONDS_BETWEEN_LINES = 10

@@ -60,7 +60,7 @@ def test_the_demo_leaves_every_file(house: House, demo: tuple[int, str]) -> None
     missing = [name for name in FILES if not (house.runs_dir / "demo" / name).is_file()]
     assert missing == []
     hidden = {path.name for path in house.runs_dir.iterdir() if path.name.startswith(".")}
-    assert hidden <= {".prepared", ".evaluated", ".models", ".trackio", ".locks", ".old"}
+    assert hidden <= {".prepared", ".evaluated", ".models", ".trackio", ".locks", ".old", ".sources.json"}
 
 
 def test_tuned_beats_base_on_rows_never_trained_on(house: House, demo: tuple[int, str]) -> None:

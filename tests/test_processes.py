@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from smollm3_ft import processes
-from smollm3_ft.errors import ConfigError, ProcessDied, Stopped, TrainingError
+from smollm3_ft.errors import ConfigError, DataError, ProcessDied, Stopped, TrainingError
 
 pytestmark = pytest.mark.process
 
