@@ -7,6 +7,7 @@ says. The date that a template may print is pinned, so that a row has the same t
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -49,8 +50,20 @@ class Sought(NamedTuple):
     whole: frozenset[str]
 
 
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+
+
 def load(folder: Path) -> Chat:
-    """Read `tokenizer.json` and the chat template from a model's folder. Raises ConfigError where one is missing."""
+    """Read `tokenizer.json` and the chat template from a model's folder, or take them as they were read before.
+
+    Raises ConfigError where one is missing.
+    """
+    states = [(folder / name).stat() if (folder / name).exists() else None for name in FILES]
+    return _load(folder, tuple(state and (state.st_size, state.st_mtime_ns, state.st_ino) for state in states))
+
+
+@functools.lru_cache(maxsize=4)
+def _load(folder: Path, _state: tuple[Any, ...]) -> Chat:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ConfigError(
