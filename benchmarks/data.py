@@ -26,7 +26,7 @@ NAMES = {
     "again": "this project, prepared before",
     "trl": "TRL, assistant-only loss",
     "fixed_width": "fixed-width script",
-    "limit": "byte-pair encoding alone (tiktoken)",
+    "limit": "byte-pair encoding alone (fastokens)",
 }
 MASK = {"ours": "assistant", "again": "assistant", "trl": "assistant", "fixed_width": "none", "limit": "none"}
 GOALS = {
@@ -155,7 +155,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="benchmark-data-") as folder:
         rows, equality = measure_all(small, large, Path(folder))
     device = measure.processor()
-    others = {"python": platform.python_version(), **{name: version(name) for name in ("tiktoken", "numpy", "pyarrow")}}
+    others = {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("fastokens", "numpy", "pyarrow")},
+    }
     result = {
         "schema_version": 1,
         "device": device,

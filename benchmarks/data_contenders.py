@@ -105,39 +105,24 @@ def fixed_width() -> Contender:
 
 
 def limit() -> Contender:
-    """Byte-pair encoding of the rendered text alone, with the merges of the same tokenizer."""
+    """Byte-pair encoding of the rendered text alone, by the fastest library we know."""
+    import fastokens
+    import numpy as np
 
     @functools.cache
-    def loaded(folder: Path) -> Any:
-        return _tiktoken(json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")))
+    def loaded(folder: Path) -> fastokens.Tokenizer:
+        return fastokens.Tokenizer.from_file(str(folder / "tokenizer.json"))
 
     def work(job: Job) -> Facts:
-        encoding, tokens = loaded(job.model), 0
+        encoder, tokens = loaded(job.model), 0
         with job.rendered.open(encoding="utf-8") as texts, (job.out / "ids.bin").open("wb") as ids:
             for line in texts:
-                found = encoding.encode_to_numpy(json.loads(line), allowed_special="all")
+                found = np.frombuffer(encoder.encode_batch_flat([json.loads(line)])[0], dtype=np.uint32)
                 tokens += len(found)
                 found.tofile(ids)
         return {"tokens": tokens}
 
     return work
-
-
-def _tiktoken(description: dict[str, Any]) -> Any:
-    import tiktoken
-
-    # Byte-level BPE writes each byte as one printable character: itself, or one from 256 on.
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    to_byte = {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
-    added = {token["content"]: token["id"] for token in description["added_tokens"]}
-    words = {word: rank for word, rank in description["model"]["vocab"].items() if word not in added}
-    return tiktoken.Encoding(
-        "same merges",
-        pat_str=description["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"],
-        mergeable_ranks={bytes(to_byte[letter] for letter in word): rank for word, rank in words.items()},
-        special_tokens=added,
-    )
 
 
 CONTENDERS: dict[str, Callable[[], Contender]] = {
