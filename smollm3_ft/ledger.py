@@ -52,13 +52,6 @@ class Account:
         }
 
 
-def told(entry: dict[str, Any]) -> str:
-    """One source's part of `ledger.json` in a line: how many rows are kept, and of which formats they are."""
-    found = sum(entry["formats"].values())
-    shares = ", ".join(f"{name} ({count / found:.0%})" for name, count in entry["formats"].items())
-    return f"{entry['kept']:,} of {entry['rows']:,} rows of {entry['source']} kept: {shares}"
-
-
 def of_nothing(accounts: list[Account]) -> dict[str, Any]:
     """The content of `ledger.json` where no row is kept."""
     empty = {"splits": dict.fromkeys(("train", "validation", "test"), 0), "tokens": 0, "supervised_tokens": 0}

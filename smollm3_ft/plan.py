@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from smollm3_ft import chat, devices, files, fit, models, packing, preparing, sources
+from smollm3_ft import chat, devices, documents, files, fit, models, packing, preparing, sources
 from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.models import ModelPlan
@@ -70,7 +70,7 @@ def _estimate(config: Config, model: ModelPlan, pinned: tuple[SourcePlan, ...]) 
     device = devices.detect()
     if any(source.kind == "hub" for source in pinned):
         return Estimate(rows=None, tokens=None, settings=None, predicted=None, device=device.name)
-    preparation = preparing.begin(config.data, config.train.method, chat.load(Path(model.folder)), fast=False)
+    preparation = documents.begin(config.data, config.train.method, chat.load(Path(model.folder)), fast=False)
     rows = kept = tokens = 0
     sampled: list[int] = []
     for index, source in enumerate(pinned):
@@ -96,7 +96,7 @@ def _estimate(config: Config, model: ModelPlan, pinned: tuple[SourcePlan, ...]) 
     return Estimate(rows=rows, tokens=tokens, settings=settings, predicted=predicted, device=device.name)
 
 
-def _sample(work: preparing.Work, pinned: tuple[SourcePlan, ...], index: int) -> list[int]:
+def _sample(work: documents.Work, pinned: tuple[SourcePlan, ...], index: int) -> list[int]:
     """Token counts of the first usable rows of each training file."""
     lengths: list[int] = []
     for name in pinned[index].splits.get("train", ()):

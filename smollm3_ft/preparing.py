@@ -2,43 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from smollm3_ft import conversations, encoding, reading, rendering
-from smollm3_ft.chat import Chat
-from smollm3_ft.config import Data
-from smollm3_ft.conversations import Asked, Note
-from smollm3_ft.encoding import Encoded, Encoder, Program
-from smollm3_ft.errors import ConfigError, DataError, Problem
-from smollm3_ft.formats import KINDS, BadRow
-from smollm3_ft.reading import Block, Line
-from smollm3_ft.rendering import Question
+from smollm3_ft import conversations, documents, reading
+from smollm3_ft.documents import Document, Work
+from smollm3_ft.formats import BadRow
+from smollm3_ft.reading import Block
 from smollm3_ft.sources import SourcePlan
-
-# So many of the first rows, and one of so many after, are encoded the slow and certain way too.
-FIRST_TRIED, ONE_TRIED_OF = 16, 256
-
-
-class Unequal(Exception):
-    """The fast way did not give what the certain way gives."""
-
-
-class Work(NamedTuple):
-    """What a core needs to prepare rows. `method` is None where rows are judged by their format alone."""
-
-    data: Data
-    method: str | None
-    chat: Chat
-    encoder: Encoder
-    programs: dict[tuple[Any, ...], Program | None]
-    seen: Iterator[int]
-    ends_text: tuple[int, ...]
 
 
 class Task(NamedTuple):
@@ -48,14 +22,6 @@ class Task(NamedTuple):
     source: int
     split: int
     chosen: npt.NDArray[np.int64] | None
-
-
-class Document(NamedTuple):
-    """Tokens, 1 where they are trained on, and where the last answer begins (-1: cut off, or none)."""
-
-    ids: npt.NDArray[np.int32]
-    mask: npt.NDArray[np.int8]
-    answer: int
 
 
 class Done(NamedTuple):
@@ -74,28 +40,6 @@ class Done(NamedTuple):
     lengths: npt.NDArray[np.int32]
     answers: npt.NDArray[np.int32]
     dropped: list[tuple[int, BadRow]]
-
-
-def begin(data: Data, method: str | None, chat: Chat, fast: bool) -> Work:
-    """Load the encoder. Raises ConfigError where a conversation's tokens are not those of its parts."""
-    if data.system_prompt is not None:
-        try:
-            conversations.check_text(data.system_prompt)
-        except BadRow as bad:
-            raise ConfigError(Problem("data.system_prompt", bad.detail, "leave it out of the prompt")) from None
-    encoder = encoding.load(chat, fast)
-    end = chat.tokenizer.token_to_id(chat.variables.get("eos_token", ""))
-    work = Work(data, method, chat, encoder, {}, itertools.count(), () if end is None else (end,))
-    turns = [{"role": "user", "content": "One, two?"}, {"role": "assistant", "content": "Three."}]
-    try:
-        rendered = rendering.exactly(chat, Question(turns))
-    except BadRow as bad:
-        raise ConfigError(Problem("model.name", f"its chat template cannot serve: {bad.detail}")) from None
-    whole = chat.tokenizer.encode(rendered.text, add_special_tokens=False).ids
-    if encoding.encode(encoder, rendered).ids.tolist() != whole:
-        what = "its tokenizer does not encode a conversation as the sum of its turns"
-        raise ConfigError(Problem("model.name", what, "name a model with a byte-level tokenizer, such as SmolLM3"))
-    return work
 
 
 def prepare(work: Work, sources: tuple[SourcePlan, ...], task: Task) -> Done:
@@ -118,8 +62,8 @@ def prepare(work: Work, sources: tuple[SourcePlan, ...], task: Task) -> Done:
             columns = source.columns or {}
             asked = conversations.read(line.row, columns, source.format, work.data, work.chat, work.method)
             formats[asked.format] += 1
-            documents, notes = _documents(work, asked, line)
-            kept.append((line.number, conversations.digest(asked), asked.notes | notes, documents))
+            found, notes = documents.of_row(work, asked, line)
+            kept.append((line.number, conversations.digest(asked), asked.notes | notes, found))
         except BadRow as bad:
             dropped.append((line.number, bad))
     return _done(task, rows, formats, kept, dropped)
@@ -132,7 +76,7 @@ def _done(
     kept: list[tuple[int, bytes, int, list[Document]]],
     dropped: list[tuple[int, BadRow]],
 ) -> Done:
-    documents = [document for *_, held in kept for document in held]
+    found = [document for *_, held in kept for document in held]
     nothing: list[Any] = [np.array([], dtype=np.int32)]
     return Done(
         task._replace(block=task.block._replace(content=b"")),
@@ -142,10 +86,10 @@ def _done(
         digests=np.frombuffer(b"".join(digest for _, digest, *_ in kept), dtype=np.uint64).reshape(-1, 2),
         notes=np.array([notes for _, _, notes, _ in kept], dtype=np.uint8),
         parts=np.array([len(held) for *_, held in kept], dtype=np.int32),
-        ids=np.concatenate([document.ids for document in documents] or nothing),
-        mask=np.concatenate([document.mask for document in documents] or nothing).astype(np.int8),
-        lengths=np.array([len(document.ids) for document in documents], dtype=np.int32),
-        answers=np.array([document.answer for document in documents], dtype=np.int32),
+        ids=np.concatenate([document.ids for document in found] or nothing),
+        mask=np.concatenate([document.mask for document in found] or nothing).astype(np.int8),
+        lengths=np.array([len(document.ids) for document in found], dtype=np.int32),
+        answers=np.array([document.answer for document in found], dtype=np.int32),
         dropped=dropped,
     )
 
@@ -154,157 +98,3 @@ def without_tokens(done: Done) -> Done:
     """What has to be kept of a block in memory when its tokens are on disk and its bad rows written down."""
     nothing = np.array([], dtype=np.int32)
     return done._replace(ids=nothing, mask=nothing.astype(np.int8), lengths=nothing, answers=nothing, dropped=[])
-
-
-def _documents(work: Work, asked: Asked, line: Line) -> tuple[list[Document], Note]:
-    """The documents of a row, `max_length` kept to, and what is noted. Raises BadRow where it is dropped."""
-    notes = Note(0)
-    found: list[Document] = []
-    if asked.text is not None:
-        if _holds_special(work, asked.text):
-            notes |= Note.SPECIAL_TOKEN_TEXT
-        found = [_text(work, asked.text)]
-    for question in asked.questions:
-        _check_size(work, question)
-        if any(_holds_special(work, message["content"]) for message in question.messages):
-            notes |= Note.SPECIAL_TOKEN_TEXT
-        encoded, repaired = _encode(work, question)
-        notes |= Note.TOOLS_AS_TEXT if repaired else Note(0)
-        found.append(_document(work, encoded, KINDS[asked.format]))
-    longest = max(len(document.ids) for document in found)
-    if longest > work.data.max_length:
-        found, more = _shortened(work, asked, found, longest, line)
-        notes |= more
-    if not all(document.mask.any() for document in found):
-        raise BadRow("no_trained_token", "no token of it would be trained on")
-    return found, notes
-
-
-def _holds_special(work: Work, text: str) -> bool:
-    """Whether a text holds the characters of a control token, which are text in it."""
-    return work.encoder.special.is_in(text)
-
-
-def _encode(work: Work, question: Question) -> tuple[Encoded, bool]:
-    """A conversation's tokens, and whether its tools had to become text."""
-    if work.encoder.fast is not None and rendering.is_plain(work.chat, question):
-        shape = rendering.shape_of(question)
-        if shape not in work.programs:
-            layout = rendering.layout(work.chat, question)
-            work.programs[shape] = encoding.program(work.encoder, layout) if layout is not None else None
-        program = work.programs[shape]
-        if program is not None:
-            encoded = encoding.run(work.encoder, program, question.messages)
-            number = next(work.seen)
-            tried = number < FIRST_TRIED or number % ONE_TRIED_OF == 0
-            if tried and len(encoded.ids) <= work.data.max_length:  # a row of 50 MB would take a minute
-                _try(work, question, encoded)
-            return encoded, False
-    rendered, repaired = conversations.render(work.chat, question)
-    return encoding.encode(work.encoder, rendered), repaired
-
-
-def _try(work: Work, question: Question, encoded: Encoded) -> None:
-    certain = encoding.encode(work.encoder, rendering.exactly(work.chat, question))
-    same = np.array_equal(certain.ids, encoded.ids) and np.array_equal(certain.answers, encoded.answers)
-    if not same or certain.asked_until != encoded.asked_until:
-        raise Unequal
-
-
-def _document(work: Work, encoded: Encoded, kind: str) -> Document:
-    """A conversation's tokens with their mask. What is preferred, judged or ranked is the last answer."""
-    loss_on = work.data.loss_on if kind == "conversation" else "last"
-    answers = encoded.answers
-    if loss_on == "all":
-        mask = np.ones(len(answers), dtype=np.int8)
-    elif loss_on == "last":
-        mask = ((answers == answers.max(initial=0)) & (answers >= 0)).astype(np.int8)
-    else:
-        mask = (answers >= 0).astype(np.int8)
-    mask[:1] = 0  # nothing comes before the first token that could predict it
-    return Document(encoded.ids, mask, encoded.asked_until)
-
-
-def _check_size(work: Work, question: Question) -> None:
-    """Raise BadRow for a conversation of so many characters that it need not be encoded to be known as too long."""
-    fewest = sum(len(message["content"]) for message in question.messages) // work.encoder.longest
-    if fewest > work.data.max_length and work.data.over_length == "drop":
-        raise BadRow("over_length", f"more than {fewest} tokens, data.max_length is {work.data.max_length}")
-
-
-def _text(work: Work, text: str) -> Document:
-    """Plain text, all of it trained on, and the token that ends it."""
-    ids = np.array([*encoding.encode_text(work.encoder, text), *work.ends_text], dtype=np.int32)
-    mask = np.ones(len(ids), dtype=np.int8)
-    mask[:1] = 0
-    return Document(ids, mask, -1)
-
-
-def _shortened(
-    work: Work, asked: Asked, found: list[Document], longest: int, line: Line
-) -> tuple[list[Document], Note]:
-    """What `over_length` makes of a row that is too long."""
-    limit = work.data.max_length
-    too_long = BadRow("over_length", f"{longest} tokens, data.max_length is {limit}")
-    match work.data.over_length:
-        case "error":
-            remedy = "raise it, or set data.over_length=drop"
-            raise DataError(f"{line.place}:{line.number} has {too_long.detail}", remedy)
-        case "truncate":
-            return [_cut(document, limit) for document in found], Note.CUT
-        case "split" if asked.text is not None:
-            return _cut_up(found[0], limit), Note.SPLIT
-        case "split" if KINDS[asked.format] == "conversation":
-            return _split_at_turns(work, asked, too_long)
-    raise too_long
-
-
-def _cut(document: Document, limit: int) -> Document:
-    if len(document.ids) <= limit:
-        return document
-    return Document(document.ids[:limit], document.mask[:limit], -1)
-
-
-def _cut_up(document: Document, limit: int) -> list[Document]:
-    """Plain text in pieces; the first token of each has nothing before it to be predicted from."""
-    pieces = []
-    for at in range(0, len(document.ids), limit):
-        mask = document.mask[at : at + limit].copy()
-        mask[:1] = 0
-        if mask.any():
-            pieces.append(Document(document.ids[at : at + limit], mask, -1))
-    return pieces
-
-
-def _split_at_turns(work: Work, asked: Asked, too_long: BadRow) -> tuple[list[Document], Note]:
-    """A long conversation as several that begin with a user's turn, each with the system message.
-
-    An exchange that is too long by itself is left out, and the row counted as cut.
-    """
-    (question,) = asked.questions
-    messages = list(question.messages)
-    system = messages[:1] if messages[0]["role"] == "system" else []
-    starts = [index for index, message in enumerate(messages) if message["role"] == "user"]
-    exchanges = [messages[at:end] for at, end in itertools.pairwise([*starts, len(messages)])]
-    found: list[Document] = []
-    notes = Note.SPLIT
-    held: list[Any] = []
-    last: Document | None = None
-    for exchange in exchanges:
-        for base in ([*held, *exchange], exchange):
-            encoded, _ = _encode(work, question._replace(messages=[*system, *base]))
-            fits = len(encoded.ids) <= work.data.max_length
-            if fits or not held:
-                break
-            if last is not None:
-                found.append(last)
-            held, last = [], None
-        if fits:
-            held, last = list(base), _document(work, encoded, "conversation")
-        else:
-            notes |= Note.CUT
-    if last is not None:
-        found.append(last)
-    if not found:
-        raise too_long
-    return found, notes

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_table_artifact
 
-from smollm3_ft import data, fit, ledger, runs
+from smollm3_ft import data, fit, inspection, runs
 from smollm3_ft.data import Prepared
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.plan import Plan
@@ -23,7 +23,11 @@ def prepare(run: Run, plan: Plan, fingerprint: str, kept: Prepared | None) -> Pr
     """Read, account, split, render, tokenize, mask and pack."""
     asked = _request(run, plan).model_copy(update={"fingerprint": fingerprint})
     prepared = kept or data.prepare_apart(asked, log.info)
-    return done("; ".join(ledger.told(source) for source in prepared.ledger["sources"]), prepared)
+    told = (
+        f"{source['kept']:,} of {source['rows']:,} rows of {source['source']} kept: {inspection.formats(source)}"
+        for source in prepared.ledger["sources"]
+    )
+    return done("; ".join(told), prepared)
 
 
 def _request(run: Run, plan: Plan) -> data.Request:

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from conftest import Prepare, facts
 from safetensors import SafetensorError
 
-from smollm3_ft import disk
+from smollm3_ft import disk, shards
 from smollm3_ft.errors import TrainingError
 
 
@@ -101,3 +102,10 @@ def test_bugs_pass_through(tmp_path: Path) -> None:
     """What is no failure of writing is not looked at, however little is free."""
     with pytest.raises(KeyError), disk.named_when_full(tmp_path, 2**60):
         raise KeyError("x")
+
+
+def test_preparing_on_a_full_disk(prepare: Prepare, full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data that finds no room while it is prepared says so."""
+    monkeypatch.setattr(shards.pa, "OSFile", lambda _, mode: pa.PythonFile(full.open(mode)))
+    with pytest.raises(TrainingError, match=r"the disk is full: .*\.prepared has .* free; make room"):
+        prepare(facts(2000))

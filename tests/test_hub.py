@@ -209,6 +209,29 @@ def test_our_rows_are_those_of_the_dataset(seen: Seen, tmp_path: Path) -> None:
     assert fetched == [["tester/rows:train", number, row] for number, row in enumerate(ROWS, start=1)] == unfetched
 
 
+def look(server: Hub, home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`smollm3-ft data` against the loopback Hub."""
+    command = [sys.executable, "-c", "from flows import cli; cli.main()", "data", *words, f"runs_dir={home / 'runs'}"]
+    return subprocess.run(command, env=server.environment(home), capture_output=True, text=True, timeout=120)
+
+
+def test_a_dataset_is_prepared_from_the_hub(seen: Seen, tmp_path: Path) -> None:
+    """Its rows are trained under the dataset's name, though the process that prepares has no network."""
+    done = look(seen.hub, tmp_path, "tester/levels", "data.config=easy", "--json")
+    assert done.returncode == 0, done.stderr
+    (source,) = json.loads(done.stdout)["sources"]
+    assert (source["source"], source["format"], source["rows"], source["kept"]) == ("tester/levels", "text", 2, 2)
+
+
+def test_a_missing_configuration_is_answered_with_the_list(seen: Seen, tmp_path: Path) -> None:
+    """A dataset of several configurations needs one: the line names them."""
+    done = look(seen.hub, tmp_path, "tester/levels")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "data.config: tester/levels has several configurations; choose one of easy, hard"
+    )
+
+
 def test_requests_are_recorded(seen: Seen) -> None:
     """The Hub keeps each request's method and target."""
     assert f"GET /api/models/tester/tiny/revision/{seen.first}" in seen.hub.requests

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from smollm3_ft import data
+
 ROOT = Path(__file__).parent.parent
 FORBIDDEN = {"smollm3_ft": {"prefect", "flows", "tasks"}, "tasks": {"flows"}}
 TOUCH_MODELS = {"batches", "evaluation", "scoring", "trainers", "training"}
@@ -43,3 +45,19 @@ def test_only_modules_that_touch_a_model_import_torch() -> None:
             assert not {name.split(".")[0] for name in names} & HEAVY, path
             touching = {f"smollm3_ft.{module}" for module in TOUCH_MODELS}
             assert not names & touching, path
+
+
+# What does not make prepared data: messages, files, where rows come from (by their digest), who does the work.
+BESIDE_THE_DATA = {"config", "errors", "files", "hub", "workers"}
+
+
+def test_the_fingerprint_of_data_is_of_all_code_that_makes_it() -> None:
+    """Every module that preparing data imports, however far down, is in its fingerprint, or said to be beside it."""
+    found, new = set[str](), {"assembly"}
+    while new:
+        module = new.pop()
+        found.add(module)
+        names = imported(ROOT / "smollm3_ft" / f"{module}.py", whole=True)
+        ours = {name.split(".")[1] for name in names if name.startswith("smollm3_ft.")}
+        new |= {name for name in ours if (ROOT / "smollm3_ft" / f"{name}.py").is_file()} - found - BESIDE_THE_DATA
+    assert found | {"data"} == set(data.MODULES)

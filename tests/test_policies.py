@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from conftest import ALONE, Prepare, configure, documents, facts, quarantine, several, text, write_rows
 
-from smollm3_ft import data, models, preparing, shards, sources
+from smollm3_ft import data, encoding, models, shards, sources
 from smollm3_ft.errors import ConfigError
 
 
@@ -170,13 +170,13 @@ def test_formats_are_counted(prepare: Prepare) -> None:
 def test_a_fast_way_that_errs_is_not_taken(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a row's tokens differ by the two ways, all rows are prepared by the model's own tokenizer."""
     expected = documents(prepare(facts(40), seed=2, **ALONE))
-    right = preparing.encoding.run
+    right = encoding.run
 
     def wrong(*given: Any) -> Any:
         encoded = right(*given)
         return encoded._replace(ids=encoded.ids[::-1].copy())
 
-    monkeypatch.setattr(preparing.encoding, "run", wrong)
+    monkeypatch.setattr(encoding, "run", wrong)
     assert documents(prepare(facts(41)[:40], seed=2, max_bad_rows=0.06, **ALONE)) == expected
 
 
