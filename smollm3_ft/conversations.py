@@ -45,7 +45,7 @@ class Asked(NamedTuple):
 
 def read(row: Row, columns: Mapping[str, str], set_format: str, data: Data, chat: Chat, method: str | None) -> Asked:
     """What a row asks to be trained on. Raises BadRow where any of it would not be trained as it stands."""
-    named = {columns.get(column, column): value for column, value in row.items()} if columns else row
+    named = _named(row, columns) if columns else row
     _check_flags(named)
     name = detect(named) if set_format == "auto" else set_format
     example = FORMATS[name](named)
@@ -61,6 +61,12 @@ def read(row: Row, columns: Mapping[str, str], set_format: str, data: Data, chat
     return Asked(name, tuple(question for question, _ in asked), None, notes)
 
 
+def _named(row: Row, columns: Mapping[str, str]) -> Row:
+    """The row by our names. A column that is named goes before one that has the name by itself."""
+    others = {column: value for column, value in row.items() if column not in columns}
+    return {**others, **{name: row[column] for column, name in columns.items() if column in row}}
+
+
 def _check_flags(row: Row) -> None:
     """Datasets mark entries that their makers found bad."""
     for column in ("bad_entry", "bad_prompt_detected", "bad_response_detected"):
@@ -72,9 +78,11 @@ def _question(messages: list[Message], example: Example, data: Data, chat: Chat)
     check_turns(messages)
     for message in messages:
         check_text(message["content"])
-    if example.tools or example.python_tools or any("tool_calls" in message for message in messages):
-        check_text(chats.as_json([example.tools, example.python_tools, messages]))
-        messages = [_as_templates_have_it(message) for message in messages]
+        if len(message) > 2:  # thoughts, calls, a tool's name
+            check_text(chats.as_json(message))
+    if example.tools or example.python_tools:
+        check_text(chats.as_json([example.tools, example.python_tools]))
+    messages = [_as_templates_have_it(message) for message in messages]
     notes = Note(0)
     if data.system_prompt is not None and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": data.system_prompt}, *messages]
@@ -84,9 +92,10 @@ def _question(messages: list[Message], example: Example, data: Data, chat: Chat)
     said = example.thinking if example.thinking is not None else switched
     thinking = data.thinking == "on" if data.thinking != "auto" else said if said is not None else thinks(messages)
     if not thinking:
-        if data.thinking == "off" and thinks(messages):
+        thought = data.thinking == "off" and thinks(messages)
+        given, messages = messages, [_without_thought(message, data.thinking == "off", chat) for message in messages]
+        if thought and messages != given:
             notes |= Note.THOUGHTS_REMOVED
-        messages = [_without_thought(message, data.thinking == "off", chat) for message in messages]
     else:
         notes |= Note.THINKING
     return Question(messages, thinking, example.tools, example.python_tools), notes
@@ -160,6 +169,9 @@ def _with_thought(message: Message) -> Message:
     if "thinking" not in message:
         return message
     rest = {key: value for key, value in message.items() if key != "thinking"}
+    there = THOUGHT.match(message["content"])
+    if there is not None and there[1].strip() == message["thinking"].strip():
+        return rest  # some datasets have it in both places
     return {**rest, "content": f"<think>\n{message['thinking'].strip()}\n</think>\n{message['content']}"}
 
 
@@ -238,7 +250,8 @@ def digest(asked: Asked) -> bytes:
     for question in asked.questions:
         told.update(b"\x00" if question.thinking else b"\x01")
         for message in question.messages:
-            told.update(f"{message['role']}\x02{_normal(message['content'])}\x03".encode())
+            text = _normal(message["content"]).encode()
+            told.update(f"{message['role']}\x02{len(text)}\x03".encode() + text)
             if "tool_calls" in message:
                 told.update(chats.as_json(message["tool_calls"], sort_keys=True).encode())
         if question.tools or question.python_tools:

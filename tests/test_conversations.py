@@ -262,3 +262,44 @@ def test_half_a_character_in_a_call(tiny_chat: Chat) -> None:
     calls = {**CALLS, "tool_calls": [{"name": "weather", "arguments": {"city": "\ud83d"}}]}
     with pytest.raises(BadRow, match="lone_surrogate"):
         question(tiny_chat, ASKS, calls, *CALLING[2:])
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [ASKS, {**ANSWERS, "reasoning_content": "\ud83d"}],
+        [ASKS, ANSWERS, {"role": "tool", "content": "rain", "name": "\ud83d"}, ANSWERS],
+    ],
+)
+def test_half_a_character_beside_a_text(tiny_chat: Chat, messages: list[dict[str, Any]]) -> None:
+    """A thought and the name of a tool are text too."""
+    with pytest.raises(BadRow, match="lone_surrogate"):
+        question(tiny_chat, *messages)
+
+
+@pytest.mark.parametrize("row", [{"ask": "One?", "prompt": "No."}, {"prompt": "No.", "ask": "One?"}])
+def test_a_column_that_is_named_goes_first(tiny_chat: Chat, row: dict[str, str]) -> None:
+    """data.columns decides, wherever another column stands that has the name by itself."""
+    asked = conversations.read({**row, "completion": "1."}, {"ask": "prompt"}, "auto", Data(), tiny_chat, "sft")
+    assert asked.questions[0].messages[0] == ASKS
+
+
+def test_a_thought_in_both_places_is_thought_once(smollm3: Chat) -> None:
+    """A thought that stands in the answer and beside it is the answer's; another one goes before it."""
+    assert question(smollm3, ASKS, {**THINKS, "thinking": "hm"}).messages[1] == THINKS
+    twice = question(smollm3, ASKS, {**THINKS, "thinking": "so"}).messages[1]["content"]
+    assert twice == f"<think>\nso\n</think>\n{THINKS['content']}"
+
+
+def test_thoughts_that_stay_are_not_counted_as_removed(smollm3: Chat) -> None:
+    """What looks like a thought amid an answer is its text: data.thinking=off leaves it, and counts nothing."""
+    asked = read({"messages": [ASKS, {**ANSWERS, "content": "So <think>hm</think> 1."}]}, smollm3, thinking="off")
+    assert asked.questions[0].messages[1]["content"] == "So <think>hm</think> 1."
+    assert asked.notes == Note(0)
+
+
+def test_no_text_makes_one_row_of_two(tiny_chat: Chat) -> None:
+    """Rows are other rows too where a text holds the characters that part texts in a digest."""
+    texts = [["a\x03assistant\x02b\x03user\x02c", "d"], ["a", "b", "c", "d"]]
+    rows = [[{"role": ("user", "assistant")[n % 2], "content": t} for n, t in enumerate(one)] for one in texts]
+    assert len({conversations.digest(read({"messages": row}, tiny_chat)) for row in rows}) == 2
