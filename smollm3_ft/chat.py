@@ -141,9 +141,17 @@ def _sought(template: jinja2.nodes.Template) -> Sought:
         inside.update(_constants([assigned.node]))
     for compared in template.find_all(jinja2.nodes.Compare):
         others = [operand.expr for operand in compared.ops]
-        (inside if compared.ops[0].op in ("in", "notin") else whole).update(_constants([compared.expr]))
-        whole.update(_constants(others))
+        of_parts = any(_is_part(side) for side in (compared.expr, *others))
+        (inside if of_parts or compared.ops[0].op in ("in", "notin") else whole).update(_constants([compared.expr]))
+        (inside if of_parts else whole).update(_constants(others))
     return Sought(tuple(sorted(text for text in inside if text.strip())), frozenset(whole))
+
+
+def _is_part(node: jinja2.nodes.Node) -> bool:
+    """Whether an expression may be a part of a text, or what was made of one: text[0], text[:2], text | trim."""
+    if isinstance(node, jinja2.nodes.Getitem):
+        return not (isinstance(node.arg, jinja2.nodes.Const) and isinstance(node.arg.value, str))
+    return isinstance(node, jinja2.nodes.Filter | jinja2.nodes.Call)
 
 
 def _constants(expressions: Iterable[jinja2.nodes.Node]) -> Iterator[str]:

@@ -54,6 +54,7 @@ MODULES = (
     "packing",
     "pages",
     "preparing",
+    "proof",
     "reading",
     "rendering",
     "shards",

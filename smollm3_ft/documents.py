@@ -79,7 +79,7 @@ def of_row(work: Work, asked: Asked, line: Line) -> tuple[list[Document], Note]:
         found = [_text(work, asked.text)]
     for question in asked.questions:
         _check_size(work, question)
-        if any(_holds_special(work, message["content"]) for message in question.messages):
+        if any(_holds_special(work, text) for text in rendering.told(question)):
             notes |= Note.SPECIAL_TOKEN_TEXT
         encoded, repaired = _encode(work, question)
         notes |= Note.TOOLS_AS_TEXT if repaired else Note(0)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from smollm3_ft import chat as chats
+from smollm3_ft import proof
 from smollm3_ft.chat import BEGIN, CLOSING, END, OPENING, Chat
 from smollm3_ft.formats import BadRow
 
@@ -108,12 +109,25 @@ def fill(shape: Rendered, messages: Sequence[Mapping[str, Any]]) -> Rendered:
 
 def exactly(chat: Chat, asked: Question) -> Rendered:
     """A conversation rendered for itself, and every text of it proved to be there."""
+    if any(token in text for text in beside(asked) for token in chat.special_tokens):
+        raise BadRow("special_token_text", "a tool or a call of one holds a control token's characters")
     marked = _rendered(chat, asked, [_with_marks(message) for message in asked.messages])
     plain = _rendered(chat, asked, asked.messages)
     if chats.without_marks(marked) != chats.without_marks(plain):
-        marked = _found(plain, asked.messages)  # the template looks at how a text begins or ends
-    _prove(marked, asked)
-    return _pieces(marked, *_boundaries(chat, asked, marked))
+        marked = _placed(chat, asked, plain)  # the template looks at how a text begins or ends
+    proof.prove(marked, asked.messages, (*asked.tools, *asked.python_tools))
+    return _pieces(asked, marked, *_boundaries(chat, asked, marked))
+
+
+def beside(asked: Question) -> list[str]:
+    """What is said beside the messages' texts, as the template gets it: tools, their calls and their names."""
+    found = [{key: value for key, value in m.items() if key not in ("role", "content")} for m in asked.messages]
+    return [chats.as_json(value) for value in (*asked.tools, *asked.python_tools, *found) if value]
+
+
+def told(asked: Question) -> list[str]:
+    """All that is said: the messages' texts, and what is beside them."""
+    return [*(message["content"] for message in asked.messages), *beside(asked)]
 
 
 def _rendered(chat: Chat, asked: Question, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
@@ -133,73 +147,46 @@ def _with_marks(message: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**message, "content": f"{before}{BEGIN}{core}{END}{after}"}
 
 
-def _found(plain: str, messages: Sequence[Mapping[str, Any]]) -> str:
-    """The marks put where each text is found, in order."""
-    parts = []
+def _placed(chat: Chat, asked: Question, plain: str) -> str:
+    """The marks put around each text, its place told by one mark in it, where the template does not look."""
+    for place in (0.5, 1.0, 0.0):
+        messages = [_with_mark(message, place) for message in asked.messages]
+        told = _rendered(chat, asked, messages)
+        if told.replace(BEGIN, "") == plain:
+            return _around(told, plain, asked.messages, place)
+    raise BadRow("unclear_text", "the chat template looks into the texts: what becomes of them cannot be seen")
+
+
+def _with_mark(message: Mapping[str, Any], place: float) -> Mapping[str, Any]:
+    text = message["content"]
+    core = text.strip()
+    if not core:
+        return message
+    at = text.index(core) + int(len(core) * place)
+    return {**message, "content": f"{text[:at]}{BEGIN}{text[at:]}"}
+
+
+def _around(told: str, plain: str, messages: Sequence[Mapping[str, Any]], place: float) -> str:
+    cores = [core for message in messages if (core := message["content"].strip())]
+    *parts, _ = told.split(BEGIN)
+    begins = [
+        length - int(len(core) * place)
+        for core, length in zip(cores, itertools.accumulate(map(len, parts)), strict=False)
+    ]
+    marked = ""
     at = 0
-    for message in messages:
-        core = message["content"].strip()
-        start = plain.find(core, at) if core else at
-        if start < 0:
-            raise _lost(message, "")
-        if core:
-            parts += [plain[at:start], BEGIN, core, END]
-        at = start + len(core)
-    return "".join([*parts, plain[at:]])
-
-
-def _prove(marked: str, asked: Question) -> None:
-    """Raise BadRow unless every message's text, every tool call and every tool is there, in order."""
-    said = [chats.without_marks(part.partition(END)[0]) for part in marked.split(BEGIN)[1:]]
-    texts = [message for message in asked.messages if message["content"].strip()]
-    for message, text in zip(texts, [*said, *[""] * len(texts)], strict=False):
-        if text != message["content"].strip():
-            raise _lost(message, text)
-    if len(said) > len(texts):
-        raise BadRow("repeated_text", "the chat template writes a message twice")
-    at = 0
-    for tool in (*asked.tools, *asked.python_tools):
-        at = _find(marked, tool_name(tool), at, "a tool")
-    for message in asked.messages:
-        for call in message.get("tool_calls", ()):
-            function = call["function"]
-            for leaf in (function["name"], *_leaves(function["arguments"])):
-                at = _find(marked, leaf, at, f"a call of {function['name']}")
-
-
-def tool_name(tool: Any) -> str:
-    """The name in a tool's schema, or the text of one that is written as text."""
-    if not isinstance(tool, Mapping):
-        return str(tool)
-    return str(tool.get("function", tool).get("name", ""))
-
-
-def _lost(message: Mapping[str, Any], instead: str) -> BadRow:
-    became = f": {instead[:40]!r} is left" if instead else ""
-    return BadRow("lost_text", f"the chat template leaves out what the {message['role']} says{became}")
-
-
-def _find(text: str, wanted: Any, at: int, where: str) -> int:
-    """The end of a name or value, found from `at` on, as it is or as JSON writes it."""
-    ways = {wanted, chats.as_json(wanted)[1:-1]} if isinstance(wanted, str) else {chats.as_json(wanted), str(wanted)}
-    places = [(found, way) for way in ways if (found := text.find(way, at)) >= 0]
-    if not places:
-        raise BadRow("lost_tool_call", f"the chat template leaves out {str(wanted)[:40]!r} of {where}")
-    found, way = min(places)
-    return found + len(way)
-
-
-def _leaves(value: Any) -> list[Any]:
-    """Every name and plain value in a tool call's arguments, in the order they are written."""
-    if isinstance(value, Mapping):
-        return [leaf for key, inner in value.items() for leaf in (str(key), *_leaves(inner))]
-    if isinstance(value, list):
-        return [leaf for inner in value for leaf in _leaves(inner)]
-    return [] if value is None else [value]
+    for core, begin in zip(cores, begins, strict=False):
+        marked += f"{plain[at:begin]}{BEGIN}{plain[begin : begin + len(core)]}{END}"
+        at = begin + len(core)
+    marked += plain[at:] + f"{BEGIN}{END}" * (len(parts) - len(cores))
+    if marked.replace(BEGIN, "").replace(END, "") != plain:
+        raise BadRow("lost_text", "the chat template writes the messages in another order")
+    return marked
 
 
 def _boundaries(chat: Chat, asked: Question, marked: str) -> tuple[list[tuple[int, int]], int]:
-    """In characters of the text without marks: what the assistant says, and where the last answer begins (-1)."""
+    """In characters of the text without marks: what the assistant says, and where a model is asked for the last answer
+    (-1: that cannot be told)."""
     text = chats.without_marks(marked)
     turns = [index for index, message in enumerate(asked.messages) if message["role"] == "assistant"]
     if not turns:
@@ -209,7 +196,7 @@ def _boundaries(chat: Chat, asked: Question, marked: str) -> tuple[list[tuple[in
     prompt = _prefix(chat, asked, turns[-1], add_generation_prompt=True)
     if prompt is not None and text.startswith(prompt):
         return spans, len(prompt)
-    return spans, spans[-1][0] if spans else -1
+    return spans, -1
 
 
 def _marked_spans(marked: str) -> list[tuple[int, int]]:
@@ -250,7 +237,7 @@ def _span_by_prefix(chat: Chat, asked: Question, text: str, index: int) -> tuple
     return len(before), stop
 
 
-def _pieces(marked: str, spans: list[tuple[int, int]], asked_until: int) -> Rendered:
+def _pieces(asked: Question, marked: str, spans: list[tuple[int, int]], asked_until: int) -> Rendered:
     """The text cut wherever whose it is, or whether it is an answer, changes."""
     own: list[tuple[int, int]] = []
     length = 0
@@ -261,14 +248,27 @@ def _pieces(marked: str, spans: list[tuple[int, int]], asked_until: int) -> Rend
             own.append((length, length + len(said)))
         length += len(said) + len(rest)
     text = chats.without_marks(bare)
+    answers = _answers(asked, own, spans)
+    if asked_until < 0 and answers:
+        asked_until = spans[answers.index(answers[-1])][0]
     edges = {edge for pair in (*own, *spans, (0, len(text))) for edge in pair} | {max(0, asked_until)}
     pieces: list[Piece] = []
     begins = -1
     for start, stop in itertools.pairwise(sorted(edges)):
         if start == asked_until:
             begins = len(pieces)
-        pieces.append(Piece(text[start:stop], _holder(own, start), _holder(spans, start)))
+        span = _holder(spans, start)
+        pieces.append(Piece(text[start:stop], _holder(own, start), answers[span] if span >= 0 else -1))
     return Rendered(tuple(pieces), begins)
+
+
+def _answers(asked: Question, own: list[tuple[int, int]], spans: list[tuple[int, int]]) -> list[int]:
+    """Which answer each span is of: all of them between two texts of others are of one."""
+    texts = [message for message in asked.messages if message["content"].strip()]
+    others = [at for (at, _), message in zip(own, texts, strict=True) if message["role"] != "assistant"]
+    turns = [bisect.bisect_left(others, start) for start, _ in spans]
+    number = {turn: index for index, turn in enumerate(dict.fromkeys(turns))}
+    return [number[turn] for turn in turns]
 
 
 def _holder(spans: list[tuple[int, int]], at: int) -> int:
