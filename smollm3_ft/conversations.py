@@ -41,6 +41,7 @@ class Asked(NamedTuple):
     questions: tuple[Question, ...]
     text: str | None
     notes: Note
+    label: bool | None = None
 
 
 def read(row: Row, columns: Mapping[str, str], set_format: str, data: Data, chat: Chat, method: str | None) -> Asked:
@@ -58,7 +59,7 @@ def read(row: Row, columns: Mapping[str, str], set_format: str, data: Data, chat
     notes = Note(0)
     for _, note in asked:
         notes |= note
-    return Asked(name, tuple(question for question, _ in asked), None, notes)
+    return Asked(name, tuple(question for question, _ in asked), None, notes, example.label)
 
 
 def _named(row: Row, columns: Mapping[str, str]) -> Row:
@@ -258,6 +259,8 @@ def digest(asked: Asked) -> bytes:
             told.update(chats.as_json([question.tools, question.python_tools], sort_keys=True).encode())
     if asked.text is not None:
         told.update(_normal(asked.text).encode())
+    if asked.label is not None:
+        told.update(b"\x04" if asked.label else b"\x05")
     return told.digest()
 
 

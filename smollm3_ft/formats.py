@@ -26,6 +26,7 @@ class Example(NamedTuple):
     tools: tuple[Any, ...] = ()  # function schemas, as dicts or as the text they were given in
     python_tools: tuple[Any, ...] = ()  # SmolLM3's other kind: called in code, not in JSON
     thinking: bool | None = None  # what the row itself says of its mode
+    label: bool | None = None  # whether the answer is a good one, where that is judged
 
 
 # The columns by which a row's format is known, one of each group, the most telling format first. A single answer is
@@ -80,8 +81,9 @@ def preference(row: Row) -> Example:
 
 def kto(row: Row) -> Example:
     """{"prompt", "completion", "label"}: the label says whether the completion is a good one."""
-    turns.truth(row, "label")
-    return _example(row, _joined(turns.said(row, "prompt", "user"), turns.said(row, "completion", "assistant")))
+    label = turns.truth(row, "label")
+    said = _joined(turns.said(row, "prompt", "user"), turns.said(row, "completion", "assistant"))
+    return _example(row, said)._replace(label=label)
 
 
 def ranked(row: Row) -> Example:

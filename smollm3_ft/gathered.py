@@ -108,7 +108,7 @@ def mix(rows: Rows, train: Indices, weights: list[float | None], seed: int) -> t
     for weight, held in zip(weights, of_source, strict=True):
         assert weight is not None
         wanted = round(weight / min(needed))  # rows; one source has all of its own, and no more
-        copies = max(1, wanted // max(1, len(held)))
+        copies = max(1, wanted // len(held)) if len(held) else 1
         by_draw = held[np.argsort(_draws(rows.digest[held, 0] ^ rows.digest[held, 1], seed), kind="stable")]
         rest = by_draw[: max(0, wanted - copies * len(held))]
         mixed += [*[held] * copies, np.sort(rest)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,13 +86,31 @@ def truth(row: Row, column: str) -> bool:
 
 
 def from_json(value: Any) -> Any:
-    """What a JSON text says, since tables of text have lists so; any other value as it is."""
+    """What a JSON text says, since tables of text have lists so; any other value as it is, as is a text of which
+    something would be lost."""
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return WHOLE.decode(value)
     except (ValueError, RecursionError):
         return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number that can be held")
+    return number
+
+
+WHOLE = json.JSONDecoder(object_pairs_hook=_object, parse_float=_number, parse_constant=_number)
 
 
 def shown(value: Any) -> str:

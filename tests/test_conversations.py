@@ -208,48 +208,6 @@ def test_a_later_system_message_is_not_lost_unseen(smollm3: Chat) -> None:
         question(smollm3, ASKS, ANSWERS, system("Be kind."), ASKS, ANSWERS)
 
 
-SAME = [
-    ({"role": "assistant", "content": " 1.\n"}, True),
-    ({"role": "assistant", "content": "1. "}, True),
-    ({"role": "assistant", "content": "1"}, False),
-    ({"role": "assistant", "content": "  1.\n  2."}, False),
-]
-
-
-@pytest.mark.parametrize(("answer", "same"), SAME)
-def test_rows_that_say_the_same(tiny_chat: Chat, answer: dict[str, str], same: bool) -> None:
-    """White space at the ends makes no other row."""
-    one, other = (read({"messages": [ASKS, said]}, tiny_chat) for said in (ANSWERS, answer))
-    assert (conversations.digest(one) == conversations.digest(other)) is same
-
-
-def test_unicode_and_line_endings_make_no_other_row(tiny_chat: Chat) -> None:
-    """An accent that is a character of its own, and Windows' line endings, say the same."""
-    one, other = (read({"prompt": text, "completion": "x"}, tiny_chat) for text in ("é\na", "e\u0301\r\na"))
-    assert conversations.digest(one) == conversations.digest(other)
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"messages": [ASKS, CALLS, {"role": "tool", "content": "sun"}, ANSWERS]},
-        {
-            "messages": [
-                ASKS,
-                {**CALLS, "tool_calls": [{"name": "weather", "arguments": {"city": "Köln"}}]},
-                *CALLING[2:],
-            ]
-        },
-        {"messages": list(CALLING), "tools": [TOOL]},
-        {"messages": list(CALLING), "enable_thinking": True},
-    ],
-)
-def test_rows_that_differ_in_more_than_text(tiny_chat: Chat, row: dict[str, Any]) -> None:
-    """Results, arguments, tools and the mode are part of what a row says."""
-    plain = read({"messages": list(CALLING)}, tiny_chat)
-    assert conversations.digest(read(row, tiny_chat)) != conversations.digest(plain)
-
-
 @pytest.mark.parametrize("text", ["\ufdd0", "\ufdd3", "\ud83d"])
 def test_texts_that_are_none(text: str) -> None:
     """Noncharacters that mark places for us, and half a character, are no text."""
@@ -296,10 +254,3 @@ def test_thoughts_that_stay_are_not_counted_as_removed(smollm3: Chat) -> None:
     asked = read({"messages": [ASKS, {**ANSWERS, "content": "So <think>hm</think> 1."}]}, smollm3, thinking="off")
     assert asked.questions[0].messages[1]["content"] == "So <think>hm</think> 1."
     assert asked.notes == Note(0)
-
-
-def test_no_text_makes_one_row_of_two(tiny_chat: Chat) -> None:
-    """Rows are other rows too where a text holds the characters that part texts in a digest."""
-    texts = [["a\x03assistant\x02b\x03user\x02c", "d"], ["a", "b", "c", "d"]]
-    rows = [[{"role": ("user", "assistant")[n % 2], "content": t} for n, t in enumerate(one)] for one in texts]
-    assert len({conversations.digest(read({"messages": row}, tiny_chat)) for row in rows}) == 2

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import ALONE, Prepare, configure, documents, facts, quarantine, several, text, write_rows
 
-from smollm3_ft import data, encoding, models, shards, sources
+from smollm3_ft import data, encoding, gathered, models, shards, sources
 from smollm3_ft.errors import ConfigError
 
 
@@ -128,6 +129,14 @@ def test_weights_are_shares_of_the_trained_rows(
     assert len(trained) == 40 + sum(repeated)
     assert len({tuple(document.ids) for document in trained}) == 40
     assert prepared.rows["train"] == 40  # rows as the sources have them
+
+
+def test_a_source_without_rows_takes_no_share() -> None:
+    """However much a source is wanted, where all of its rows are held out, nothing is repeated, and no memory taken."""
+    nothing = np.zeros(3, dtype=np.int32)
+    rows = gathered.Rows(nothing, nothing, nothing, nothing, nothing, nothing, np.zeros((3, 2), dtype=np.uint64))
+    members, repeats = gathered.mix(rows, np.arange(3), [1, 1e15], 1)
+    assert (members.tolist(), repeats) == ([0, 1, 2], [0, 0])
 
 
 def test_weights_for_all_or_none(tmp_path: Path, tiny: Path) -> None:

@@ -113,3 +113,13 @@ def test_an_empty_system_turn_is_none(empty: dict[str, str]) -> None:
     ]
     with pytest.raises(BadRow, match="empty"):
         messages({"messages": [{"role": "user", "content": ""}]}, "messages")
+
+
+@pytest.mark.parametrize("arguments", ['{"city": "Bonn", "city": "Rome"}', '{"days": 1e999}', '{"days": NaN}'])
+def test_arguments_that_would_not_be_whole_stay_text(arguments: str) -> None:
+    """Of arguments in JSON text, a repeated key and a number that cannot be held are not lost."""
+    call = {"name": "weather", "arguments": arguments}
+    row = {
+        "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    }
+    assert messages(row, "messages")[1]["tool_calls"] == [call]
