@@ -164,7 +164,10 @@ def _shortened(
             remedy = "raise it, or set data.over_length=drop"
             raise DataError(f"{line.place}:{line.number} has {too_long.detail}", remedy)
         case "truncate":
-            return [_cut(document, limit) for document in found], Note.CUT
+            cut = [_cut(document, limit) for document in found]
+            if KINDS[asked.format] == "pair" and np.array_equal(cut[0].ids, cut[1].ids):
+                raise BadRow("over_length", f"{too_long.detail}, and what differs comes after that")
+            return cut, Note.CUT
         case "split" if asked.text is not None:
             return _cut_up(found[0], limit), Note.SPLIT
         case "split" if KINDS[asked.format] == "conversation":
@@ -180,12 +183,15 @@ def _cut(document: Document, limit: int) -> Document:
 
 def _cut_up(document: Document, limit: int) -> list[Document]:
     """Plain text in pieces; the first token of each has nothing before it to be predicted from."""
+    size = len(document.ids)
+    ends = [*range(limit, size, limit), size]
+    if size % limit == 1:
+        ends[-2] -= 1  # a token by itself would be trained on in no piece
     pieces = []
-    for at in range(0, len(document.ids), limit):
-        mask = document.mask[at : at + limit].copy()
+    for at, end in itertools.pairwise([0, *ends]):
+        mask = document.mask[at:end].copy()
         mask[:1] = 0
-        if mask.any():
-            pieces.append(Document(document.ids[at : at + limit], mask, -1))
+        pieces.append(Document(document.ids[at:end], mask, -1))
     return pieces
 
 

@@ -62,6 +62,25 @@ def test_long_prose_is_split_between_tokens(prepare: Prepare, tiny: Path) -> Non
     assert all(part.mask == [0, *[1] * (len(part.ids) - 1)] for part in parts)
 
 
+@pytest.mark.parametrize("max_length", range(16, 30))
+def test_no_token_of_long_prose_is_lost(prepare: Prepare, tiny: Path, max_length: int) -> None:
+    """However many tokens are left for the last piece, the token that ends the text is in it, and trained on."""
+    prose = "one two three four five six seven eight nine ten"
+    prepared = prepare([{"text": prose}], over_length="split", max_length=max_length, packing=False, **ALONE)
+    parts = documents(prepared)
+    assert "".join(text(tiny, part) for part in parts) == prose + "<|im_end|>"
+    assert max(len(part.ids) for part in parts) <= max_length
+    assert parts[-1].mask[-1]
+
+
+def test_a_pair_that_is_cut_before_it_differs(prepare: Prepare) -> None:
+    """Of a pair whose answers are the same as far as they fit, nothing can be learnt: it is dropped."""
+    row = {"prompt": "Hi", "chosen": "long " * 60 + "x", "rejected": "long " * 60 + "y"}
+    short = {"prompt": "Hi", "chosen": "y", "rejected": "x"}
+    prepared = prepare([row, short], method="dpo", over_length="truncate", max_length=60, max_bad_rows=0, **ALONE)
+    assert prepared.ledger["sources"][0]["dropped"] == {"over_length": 1}
+
+
 def test_a_preference_pair_is_not_split(prepare: Prepare) -> None:
     """Of a pair that is too long, neither answer may lose its prompt: it is dropped."""
     row = {"prompt": "Hi", "chosen": "long " * 60, "rejected": "x"}
