@@ -121,8 +121,9 @@ def exactly(chat: Chat, asked: Question) -> Rendered:
 
 def beside(asked: Question) -> list[str]:
     """What is said beside the messages' texts, as the template gets it: tools, their calls and their names."""
-    found = [{key: value for key, value in m.items() if key not in ("role", "content")} for m in asked.messages]
-    return [chats.as_json(value) for value in (*asked.tools, *asked.python_tools, *found) if value]
+    more = [message for message in asked.messages if len(message) > 2]
+    found = [{key: value for key, value in message.items() if key not in ("role", "content")} for message in more]
+    return [chats.as_json(value) for value in (*asked.tools, *asked.python_tools, *found)]
 
 
 def told(asked: Question) -> list[str]:
