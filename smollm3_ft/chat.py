@@ -144,7 +144,7 @@ def _sought(template: jinja2.nodes.Template) -> Sought:
         of_parts = any(_is_part(side) for side in (compared.expr, *others))
         (inside if of_parts or compared.ops[0].op in ("in", "notin") else whole).update(_constants([compared.expr]))
         (inside if of_parts else whole).update(_constants(others))
-    return Sought(tuple(sorted(text for text in inside if text.strip())), frozenset(whole))
+    return Sought(tuple(sorted(text for text in inside if text.strip() or len(text) > 1)), frozenset(whole))
 
 
 def _is_part(node: jinja2.nodes.Node) -> bool:

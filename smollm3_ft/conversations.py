@@ -32,6 +32,7 @@ class Note(IntFlag):
     CUT = 16
     SPLIT = 32
     THINKING = 64
+    UNTRAINED_TURNS = 128
 
 
 class Asked(NamedTuple):
@@ -92,7 +93,11 @@ def _question(messages: list[Message], example: Example, data: Data, chat: Chat)
     messages = [_with_thought(message) for message in messages]
     said = example.thinking if example.thinking is not None else switched
     thinking = data.thinking == "on" if data.thinking != "auto" else said if said is not None else thinks(messages)
+    if any("trained" in message for message in messages):
+        notes |= Note.UNTRAINED_TURNS
     if not thinking:
+        if data.thinking == "auto" and chat.writes_empty_thought and thinks(messages):
+            raise BadRow("unasked_thought", "the row is said to be without thinking, and an answer thinks")
         thought = data.thinking == "off" and thinks(messages)
         given, messages = messages, [_without_thought(message, data.thinking == "off", chat) for message in messages]
         if thought and messages != given:
@@ -252,7 +257,8 @@ def digest(asked: Asked) -> bytes:
         told.update(b"\x00" if question.thinking else b"\x01")
         for message in question.messages:
             text = _normal(message["content"]).encode()
-            told.update(f"{message['role']}\x02{len(text)}\x03".encode() + text)
+            trained = "\x06" if "trained" in message else "\x03"
+            told.update(f"{message['role']}\x02{len(text)}{trained}".encode() + text)
             if "tool_calls" in message:
                 told.update(chats.as_json(message["tool_calls"], sort_keys=True).encode())
         if question.tools or question.python_tools:

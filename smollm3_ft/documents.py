@@ -83,7 +83,7 @@ def of_row(work: Work, asked: Asked, line: Line) -> tuple[list[Document], Note]:
             notes |= Note.SPECIAL_TOKEN_TEXT
         encoded, repaired = _encode(work, question)
         notes |= Note.TOOLS_AS_TEXT if repaired else Note(0)
-        found.append(_document(work, encoded, KINDS[asked.format]))
+        found.append(_document(work, question, encoded, KINDS[asked.format]))
     longest = max(len(document.ids) for document in found)
     if longest > work.data.max_length:
         found, more = _shortened(work, asked, found, longest, line)
@@ -124,7 +124,7 @@ def _try(work: Work, question: Question, encoded: Encoded) -> None:
         raise Unequal
 
 
-def _document(work: Work, encoded: Encoded, kind: str) -> Document:
+def _document(work: Work, question: Question, encoded: Encoded, kind: str) -> Document:
     """A conversation's tokens with their mask. What is preferred, judged or ranked is the last answer."""
     loss_on = work.data.loss_on if kind == "conversation" else "last"
     answers = encoded.answers
@@ -134,8 +134,19 @@ def _document(work: Work, encoded: Encoded, kind: str) -> Document:
         mask = ((answers == answers.max(initial=0)) & (answers >= 0)).astype(np.int8)
     else:
         mask = (answers >= 0).astype(np.int8)
+    if any("trained" in message for message in question.messages):
+        mask[np.isin(answers, _untrained(question, answers))] = 0
     mask[:1] = 0  # nothing comes before the first token that could predict it
     return Document(encoded.ids, mask, encoded.asked_until)
+
+
+def _untrained(question: Question, answers: npt.NDArray[np.int32]) -> list[int]:
+    """The answers that the row itself keeps out of the loss."""
+    said = [message for message in question.messages if message["role"] == "assistant"]
+    found = [index for index, message in enumerate(said) if message.get("trained") is False]
+    if found and answers.max(initial=-1) + 1 != len(said):
+        raise BadRow("unclear_mask", "some answers are not to be trained on, and the template does not tell them apart")
+    return found
 
 
 def _check_size(work: Work, question: Question) -> None:
@@ -211,7 +222,8 @@ def _split_at_turns(work: Work, asked: Asked, too_long: BadRow) -> tuple[list[Do
     last: Document | None = None
     for exchange in exchanges:
         for base in ([*held, *exchange], exchange):
-            encoded, _ = _encode(work, question._replace(messages=[*system, *base]))
+            part = question._replace(messages=[*system, *base])
+            encoded, _ = _encode(work, part)
             fits = len(encoded.ids) <= work.data.max_length
             if fits or not held:
                 break
@@ -219,7 +231,7 @@ def _split_at_turns(work: Work, asked: Asked, too_long: BadRow) -> tuple[list[Do
                 found.append(last)
             held, last = [], None
         if fits:
-            held, last = list(base), _document(work, encoded, "conversation")
+            held, last = list(base), _document(work, part, encoded, "conversation")
         else:
             notes |= Note.CUT
     if last is not None:

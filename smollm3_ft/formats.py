@@ -111,11 +111,11 @@ def prompt_completion(row: Row) -> Example:
 
 
 def alpaca(row: Row) -> Example:
-    """{"instruction", "output"} and an "input" (Dolly: "context"), which follows the instruction after a blank line."""
+    """{"instruction", "output"} and an "input" (Dolly: "context"), after a blank line, and "history"."""
     asked = turns.text(row.get("instruction"), "instruction")
     if extra := turns.optional(row, ("input", "context")):
         asked += f"\n\n{extra}"
-    return _pair(row, asked, _first(row, COLUMNS["alpaca"][1]))
+    return _pair(row, asked, _first(row, COLUMNS["alpaca"][1]), _history(row))
 
 
 def question_answer(row: Row) -> Example:
@@ -218,9 +218,20 @@ def _stripped(said: list[Message]) -> list[Message]:
     return [{**message, "content": message["content"].strip()} for message in said]
 
 
-def _pair(row: Row, asked: str, column: str) -> Example:
+def _pair(row: Row, asked: str, column: str, before: list[Message] | None = None) -> Example:
     answer = turns.text(row.get(column), column)
-    return _example(row, _thought(row, [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]))
+    said = [*(before or []), {"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    return _example(row, _thought(row, said))
+
+
+def _history(row: Row) -> list[Message]:
+    """LLaMA-Factory's earlier exchanges: a list of pairs of texts."""
+    exchanges = turns.from_json(row.get("history")) or []
+    if not isinstance(exchanges, list) or not all(isinstance(one, list) and len(one) == 2 for one in exchanges):
+        raise BadRow("bad_message", f"history is {turns.shown(row.get('history'))}")
+    roles = itertools.cycle(("user", "assistant"))
+    texts = itertools.chain.from_iterable(exchanges)
+    return [{"role": role, "content": turns.text(said, "history")} for role, said in zip(roles, texts, strict=False)]
 
 
 def _thought(row: Row, conversation: list[Message]) -> list[Message]:

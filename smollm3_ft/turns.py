@@ -10,7 +10,7 @@ from typing import Any
 
 Row = Mapping[str, Any]
 # {"role": system, user, assistant or tool; "content": text, "" only beside "tool_calls"}; of the assistant perhaps
-# "tool_calls": [{"name", "arguments"}, ...] and "thinking", of a tool "name".
+# "tool_calls": [{"name", "arguments"}, ...], "thinking", and "trained": False, of a tool "name".
 Message = dict[str, Any]
 
 CALL = "function_call"  # ShareGPT's role for a turn that is a call and nothing else
@@ -155,17 +155,24 @@ def _with_all(turn: Row, role: str, content: Any, saying: str) -> Message:
     calls = _calls(turn.get("tool_calls")) or _calls(turn.get("function_call"))
     if isinstance(content, list):  # OpenAI's parts adjoin: nothing comes between them that the row does not say
         content = "".join(map(_part, content))
-    is_bare = bool(calls) and (content is None or content == "")
+    is_bare = (bool(calls) or role == "tool") and (content is None or content == "")  # a tool may have nothing to say
     message: Message = {"role": role, "content": "" if is_bare else text(content, saying)}
     if calls:
         message["tool_calls"] = calls
     if thinking := optional(turn, THOUGHTS):
         message["thinking"] = thinking
+    if role == "assistant" and _is_untrained(turn):
+        message["trained"] = False
     if role != "assistant" and len(message) > 2:
         raise BadRow("bad_message", f"a turn of the {role} thinks or calls a tool: {shown(turn)}")
     if role == "tool" and (name := optional(turn, ("name",))):
         message["name"] = name
     return message
+
+
+def _is_untrained(turn: Row) -> bool:
+    """Whether a turn is given to be read only: OpenAI's weight 0, or others' flag."""
+    return turn.get("weight") in (0, "0") or turn.get("train") is False or turn.get("training") is False
 
 
 def _part(part: Any) -> str:

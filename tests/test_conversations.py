@@ -254,3 +254,11 @@ def test_thoughts_that_stay_are_not_counted_as_removed(smollm3: Chat) -> None:
     asked = read({"messages": [ASKS, {**ANSWERS, "content": "So <think>hm</think> 1."}]}, smollm3, thinking="off")
     assert asked.questions[0].messages[1]["content"] == "So <think>hm</think> 1."
     assert asked.notes == Note(0)
+
+
+@pytest.mark.parametrize("beside", [{"enable_thinking": False}, {"chat_template_kwargs": {"enable_thinking": False}}])
+def test_a_thought_that_nobody_asked_for(smollm3: Chat, tiny_chat: Chat, beside: dict[str, Any]) -> None:
+    """A row that is said not to think and does is a bad one, where the template would write an empty thought first."""
+    with pytest.raises(BadRow, match="unasked_thought"):
+        question(smollm3, ASKS, THINKS, beside=beside)
+    assert question(tiny_chat, ASKS, THINKS, beside=beside).messages[1] == THINKS

@@ -267,3 +267,13 @@ def test_an_unknown_format_names_the_columns(row: dict[str, Any], detail: str) -
     with pytest.raises(BadRow) as caught:
         detect(row)
     assert (caught.value.reason, caught.value.detail) == ("unknown_format", detail)
+
+
+def test_earlier_exchanges_of_an_instruction() -> None:
+    """LLaMA-Factory's history comes before the instruction, or the row is a bad one."""
+    row = {"instruction": "Three?", "output": "3", "history": [["One?", "1"], ["Two?", "2"]]}
+    (said,) = FORMATS["alpaca"](row).conversations
+    assert [message["content"] for message in said] == ["One?", "1", "Two?", "2", "Three?", "3"]
+    assert [message["role"] for message in said] == ["user", "assistant"] * 3
+    with pytest.raises(BadRow, match="history is"):
+        FORMATS["alpaca"]({**row, "history": "One?"})

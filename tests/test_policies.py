@@ -218,3 +218,28 @@ def test_the_model_s_digest_is_in_the_fingerprint(prepare: Prepare, tiny: Path, 
     }
     assert len(marks) == 4
     assert models.pin(configure().model, tmp_path).chat_digest not in marks
+
+
+UNTRAINED = [
+    {"role": "user", "content": "One?"},
+    {"role": "assistant", "content": "It is 1.", "weight": 0},
+    {"role": "user", "content": "Two?"},
+    {"role": "assistant", "content": "It is 2.", "weight": 1},
+]
+
+
+@pytest.mark.parametrize("loss_on", ["assistant", "last", "all"])
+def test_a_turn_that_the_row_keeps_out_of_the_loss(prepare: Prepare, tiny: Path, loss_on: str) -> None:
+    """OpenAI's weight 0 on an answer: it is read and not learnt, and counted."""
+    prepared = prepare([{"messages": UNTRAINED}], loss_on=loss_on, **ALONE)
+    trained = text(tiny, documents(prepared)[0], trained=True)
+    assert "It is 2.<|im_end|>" in trained
+    assert "It is 1." not in trained
+    assert prepared.ledger["sources"][0]["noted"] == {"untrained_turns": 1}
+
+
+def test_a_row_of_which_nothing_is_to_be_learnt(prepare: Prepare) -> None:
+    """A row whose only answer is kept out of the loss is dropped, and not a bad one."""
+    row = {"messages": [UNTRAINED[0], {"role": "assistant", "content": "It is 1.", "train": False}]}
+    prepared = prepare([*facts(3), row], max_bad_rows=0.0, **ALONE)
+    assert prepared.ledger["sources"][0]["dropped"] == {"no_trained_token": 1}

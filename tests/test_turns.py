@@ -123,3 +123,25 @@ def test_arguments_that_would_not_be_whole_stay_text(arguments: str) -> None:
         "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
     }
     assert messages(row, "messages")[1]["tool_calls"] == [call]
+
+
+@pytest.mark.parametrize("empty", ["", None])
+def test_a_tool_may_have_nothing_to_say(empty: str | None) -> None:
+    """A tool's empty result is a turn all the same."""
+    assert messages({"messages": [{"role": "tool", "content": empty}]}, "messages") == [{"role": "tool", "content": ""}]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kept_out"),
+    [
+        ("weight", 0, True),
+        ("weight", 1, False),
+        ("weight", None, False),
+        ("train", False, True),
+        ("training", False, True),
+    ],
+)
+def test_answers_that_are_not_to_be_learnt(key: str, value: Any, kept_out: bool) -> None:
+    """A weight of 0, or the flag of other tools, keeps an answer out of the loss."""
+    (message,) = messages({"messages": [{"role": "assistant", "content": "Hi", key: value}]}, "messages")
+    assert (message.get("trained") is False) is kept_out
