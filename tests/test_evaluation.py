@@ -91,8 +91,9 @@ def test_prompts_end_before_the_last_answer(base: Any, tokenizer: Any, rows: Row
 
 def test_what_was_not_learned_is_not_answered(base: Any, tokenizer: Any, rows: Rows) -> None:
     """The untrained model's answers are wrong, and cut off where it does not end them."""
-    answers = evaluation.answer(base, tokenizer, rows, 100)
-    assert [answer["exact"] for answer in answers if answer["exact"] is not None] == [False] * (len(answers) - 1)
+    compared = [answer["exact"] for answer in evaluation.answer(base, tokenizer, rows, 100)]
+    assert False in compared
+    assert True not in compared
 
 
 def test_few_of_many_are_spread(base: Any, tokenizer: Any, rows: Rows) -> None:
