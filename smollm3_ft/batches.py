@@ -1,30 +1,43 @@
-"""Prepared sequences as the tensors a model takes. Documents in one sequence do not see each other.
+"""Prepared sequences as the tensors a model takes: all documents one behind the other, without padding.
 
-Transformers builds the attention mask from `position_ids` that begin again at every document; padding is documents of
-one token each.
+`attention.py` keeps them apart; `position_ids` begin again at every document.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+
+from smollm3_ft import attention
 
 IGNORED = -100
 
 
-def collate(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, torch.Tensor]:
-    """`input_ids`, `labels` and `position_ids`, each (rows, longest). Labels are -100 where nothing is trained."""
-    longest = max(len(row["input_ids"]) for row in rows)
-    shape = (len(rows), longest)
-    input_ids = torch.full(shape, pad, dtype=torch.long)
-    labels = torch.full(shape, IGNORED, dtype=torch.long)
-    position_ids = torch.zeros(shape, dtype=torch.long)
-    for index, row in enumerate(rows):
-        ids = torch.as_tensor(row["input_ids"], dtype=torch.long)
-        mask = torch.as_tensor(row["mask"], dtype=torch.bool)
-        input_ids[index, : len(ids)] = ids
-        labels[index, : len(ids)] = ids.masked_fill(~mask, IGNORED)
-        position_ids[index, : len(ids)] = torch.cat([torch.arange(length) for length in row["lengths"]])
-    return {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}
+def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """`input_ids`, `labels` and `position_ids`, each (1, tokens), and the documents as `attention.groups` has them.
+
+    Labels are -100 where nothing is trained.
+    """
+    lengths = list(itertools.chain.from_iterable(row["lengths"] for row in rows))
+    input_ids = torch.from_numpy(np.concatenate([np.asarray(row["input_ids"], dtype=np.int64) for row in rows]))
+    mask = torch.from_numpy(np.concatenate([np.asarray(row["mask"], dtype=np.bool_) for row in rows]))
+    documents, place = attention.groups(lengths)
+    return {
+        "input_ids": input_ids[None],
+        "labels": input_ids.masked_fill(~mask, IGNORED)[None],
+        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+        "documents": documents,
+        "place": place,
+    }
+
+
+def moved(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The tensors on a device."""
+    return {
+        name: [one.to(device) for one in value] if isinstance(value, list) else value.to(device)
+        for name, value in inputs.items()
+    }

@@ -50,7 +50,7 @@ def evaluate(plan: TrainingPlan, weights: Path) -> dict[str, Any]:
     """Loss, tokens and hits of every held-out row, and answers to some of them."""
     rows = shards.read(Path(plan.prepared.folder) / "test.arrow").to_pylist()
     model, tokenizer = load(weights, plan.config.model.dtype, plan.device)
-    scores = scoring.score(model, rows, tokenizer.pad_token_id, plan.settings.batch_size * plan.config.data.max_length)
+    scores = scoring.score(model, rows, plan.settings.batch_size * plan.config.data.max_length)
     return {
         "rows": [score._asdict() for score in scores],
         "answers": answer(model, tokenizer, rows, max(GENERATED, plan.config.evaluate.samples)),

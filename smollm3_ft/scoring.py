@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
-from smollm3_ft import batches
+from smollm3_ft import attention, batches
 
 POSITIONS_AT_ONCE = 4096  # of the vocabulary-wide logits
 
@@ -22,18 +23,33 @@ class Score(NamedTuple):
 
 
 @torch.no_grad()
-def score(model: Any, rows: Sequence[dict[str, Any]], pad: int, tokens_at_once: int) -> list[Score]:
+def score(model: Any, rows: Sequence[dict[str, Any]], tokens_at_once: int) -> list[Score]:
     """Score each row, in the given order, whatever the batches. The model is put into evaluation mode and back."""
     was_training = model.training
     model.eval()
     scores: list[Score | None] = [None] * len(rows)
     try:
-        for indices in _grouped(rows, tokens_at_once):
-            for index, one in zip(indices, _score_batch(model, [rows[i] for i in indices], pad), strict=True):
-                scores[index] = one
+        with attention.per_document(model):
+            for indices in _grouped(rows, tokens_at_once):
+                for index, one in zip(indices, _score_batch(model, [rows[i] for i in indices]), strict=True):
+                    scores[index] = one
     finally:
         model.train(was_training)
     return [one for one in scores if one is not None]
+
+
+def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Summed negative log-likelihood (nats) of `targets` (positions) under `logits` (positions, vocabulary).
+
+    In float32, some positions at a time, made anew for the gradient: all of them at once are the largest of tensors.
+    """
+    pieces = [slice(at, at + POSITIONS_AT_ONCE) for at in range(0, len(targets), POSITIONS_AT_ONCE)]
+    summed = [checkpoint(_summed, logits[piece], targets[piece], use_reentrant=False) for piece in pieces]
+    return torch.stack(summed).sum()
+
+
+def _summed(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return functional.cross_entropy(logits.float(), targets, reduction="sum")
 
 
 def mean_loss(scores: Sequence[Score]) -> float:
@@ -42,20 +58,22 @@ def mean_loss(scores: Sequence[Score]) -> float:
 
 
 def _grouped(rows: Sequence[dict[str, Any]], tokens_at_once: int) -> Iterator[list[int]]:
-    """Indices of rows of like length, as many as make `tokens_at_once` padded tokens."""
+    """Indices of rows of like length, as many as make `tokens_at_once` tokens."""
     group: list[int] = []
+    size = 0
     for index in sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"])):
-        if group and (len(group) + 1) * len(rows[group[0]]["input_ids"]) > tokens_at_once:
+        if group and size + len(rows[index]["input_ids"]) > tokens_at_once:
             yield group
-            group = []
+            group, size = [], 0
         group.append(index)
+        size += len(rows[index]["input_ids"])
     if group:
         yield group
 
 
-def _score_batch(model: Any, rows: Sequence[dict[str, Any]], pad: int) -> Iterator[Score]:
+def _score_batch(model: Any, rows: Sequence[dict[str, Any]]) -> Iterator[Score]:
     device = next(model.parameters()).device
-    inputs = {name: tensor.to(device) for name, tensor in batches.collate(rows, pad).items()}
+    inputs = batches.moved(batches.collate(rows), device)
     labels = inputs.pop("labels")[:, 1:]
     hidden = model.model(**inputs, use_cache=False).last_hidden_state[:, :-1]
     trained = labels != batches.IGNORED
@@ -66,7 +84,7 @@ def _score_batch(model: Any, rows: Sequence[dict[str, Any]], pad: int) -> Iterat
         chosen = targets[at : at + POSITIONS_AT_ONCE]
         losses.append(functional.cross_entropy(logits, chosen, reduction="none"))
         hits.append(logits.argmax(-1) == chosen)
-    counts = trained.sum(1).tolist()
+    counts = [int(sum(row["mask"])) for row in rows]  # the first token of a document is never trained on
     all_losses, all_hits = torch.cat(losses).double(), torch.cat(hits)
     at = 0
     for count in counts:

@@ -5,7 +5,6 @@ What is overridden of TRL and transformers, and why, stands in docs/upstream.md.
 
 from __future__ import annotations
 
-import functools
 import math
 import shutil
 import time
@@ -19,7 +18,7 @@ import torch
 import transformers
 import trl
 
-from smollm3_ft import batches, checkpoints, disk, files, order, scoring
+from smollm3_ft import attention, batches, checkpoints, disk, files, order, scoring
 from smollm3_ft.errors import TrainingError
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.journal import Journal
@@ -41,13 +40,12 @@ class Progress:
         self.window_start = time.monotonic()
         self.window_tokens = 0
 
-    def add(self, loss: torch.Tensor, inputs: dict[str, torch.Tensor], pad: int) -> None:
-        """Count a micro-batch. `loss` is its share of the step's loss."""
+    def add(self, loss: torch.Tensor, inputs: dict[str, Any]) -> None:
+        """Count a micro-batch. `loss` is its share of the step's loss. Padding there is in attention alone."""
         size = inputs["input_ids"].numel()
-        padding = int((inputs["input_ids"] == pad).logical_and(inputs["position_ids"] == 0).sum())
-        self.tokens += size - padding
-        self.padding += padding
-        self.window_tokens += size - padding
+        self.tokens += size
+        self.padding += sum(positions.numel() for positions in inputs["documents"]) - size
+        self.window_tokens += size
         self.supervised_tokens += int((inputs["labels"] != batches.IGNORED).sum())
         self.window_loss = self.window_loss.to(loss.device) + loss.float()
 
@@ -92,20 +90,34 @@ class Order(torch.utils.data.Sampler[int]):
 class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no types
     """TRL's trainer with our journal, complete checkpoints, and an exact validation loss."""
 
-    def __init__(self, *, plan: TrainingPlan, journal: Journal, folder: Path, pad: int, **options: Any) -> None:
+    def __init__(self, *, plan: TrainingPlan, journal: Journal, folder: Path, **options: Any) -> None:
         super().__init__(**options)
         self.plan = plan
         self.journal = journal
         self.folder = folder
-        self.pad = pad
         self.progress = Progress()
 
     def training_step(
-        self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
-        self.progress.add(loss.detach(), inputs, self.pad)
+        self.progress.add(loss.detach(), inputs)
         return loss
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,  # noqa: ARG002  # as transformers calls it
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor:
+        """Nats a trained token of the whole step. Logits are made before trained tokens, and nowhere else."""
+        labels = inputs["labels"][0]
+        before = (labels[1:] != batches.IGNORED).nonzero()[:, 0]
+        states = {name: value for name, value in inputs.items() if name != "labels"}
+        logits = model(**states, logits_to_keep=before, use_cache=False).logits[0]
+        loss = scoring.cross_entropy(logits, labels[before + 1])
+        return loss / (len(before) if num_items_in_batch is None else num_items_in_batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:  # noqa: ARG002  # as TRL calls it
         """Write the journal instead of transformers' own history, which grows with every save."""
@@ -129,7 +141,7 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         model = self.accelerator.unwrap_model(self.model)
         base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
         tokens = self.plan.settings.batch_size * self.plan.config.data.max_length
-        scores = scoring.score(base, rows, self.pad, tokens)
+        scores = scoring.score(base, rows, tokens)
         loss = scoring.mean_loss(scores)
         correct = sum(one.correct for one in scores) / max(1, sum(one.tokens for one in scores))
         self.journal.write("eval", {"loss": loss, "token_accuracy": correct}, self.state.global_step)
@@ -206,10 +218,9 @@ def sft(plan: TrainingPlan, journal: Journal, stop: StopRequest) -> SftTrainer:
         plan=plan,
         journal=journal,
         folder=Path(plan.folder) / "checkpoints",
-        pad=tokenizer.pad_token_id,
         model=load_model(plan),
         args=_arguments(plan),
-        data_collator=functools.partial(batches.collate, pad=tokenizer.pad_token_id),
+        data_collator=batches.collate,
         train_dataset=datasets.Dataset.from_file(str(folder / "train.arrow")),
         eval_dataset=datasets.Dataset.from_file(str(folder / "validation.arrow")) if _validates(plan) else None,
         processing_class=tokenizer,
@@ -226,11 +237,11 @@ TRAINERS: dict[str, Callable[[TrainingPlan, Journal, StopRequest], SftTrainer]] 
 def load_model(plan: TrainingPlan) -> Any:
     """The model to train: float32 masters for full fine-tuning, the computing type for a frozen base."""
     frozen = plan.config.train.adapter != "none"
-    attention = plan.config.model.attention
+    chosen = plan.config.model.attention
     model = transformers.AutoModelForCausalLM.from_pretrained(
         plan.weights,
         dtype=getattr(torch, plan.config.model.dtype) if frozen else torch.float32,
-        attn_implementation="sdpa" if attention == "auto" else attention,
+        attn_implementation=attention.NAME if chosen == "auto" else chosen,
     )
     model.config.use_cache = False
     return model

@@ -8,7 +8,7 @@ import torch
 from conftest import MakePlan, facts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from smollm3_ft import batches, comparison, evaluation, files, processes, records, shards
+from smollm3_ft import attention, batches, comparison, evaluation, files, processes, records, shards
 from smollm3_ft.fit import TrainingPlan
 
 pytestmark = pytest.mark.process
@@ -56,9 +56,10 @@ def learned(tiny: Path, rows: Rows, tokenizer: Any) -> Any:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    inputs = batches.collate(rows, tokenizer.pad_token_id)
+    inputs = batches.collate(rows)
     for _ in range(60):
-        model(**inputs).loss.backward()
+        with attention.per_document(model):
+            model(**inputs).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     return model.eval()

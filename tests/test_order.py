@@ -1,5 +1,6 @@
 """Which sequences a step is made of can be said afterwards, because training asked the same function."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -91,4 +92,4 @@ def test_training_takes_the_sequences_that_are_said(
     assert list(taken) == list(range(1, 13))
     for step, given in taken.items():
         said = [rows[index] for index in order.sequences_of_step(plan.config.seed, step, SEQUENCES, 4)]
-        assert [row[: len(ids)] for row, ids in zip(given, said, strict=True)] == said
+        assert list(itertools.chain(*given)) == list(itertools.chain(*said))

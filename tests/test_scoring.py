@@ -10,7 +10,7 @@ from conftest import Prepare, facts
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from smollm3_ft import batches, scoring, shards
+from smollm3_ft import attention, batches, scoring, shards
 from smollm3_ft.data import Prepared
 from smollm3_ft.scoring import Score
 
@@ -52,17 +52,17 @@ def straight(model: Any, row: dict[str, Any]) -> Score:
 @torch.no_grad()
 def losses_by_document(model: Any, rows: list[dict[str, Any]]) -> dict[int, list[float]]:
     """The loss of every trained token, by the line of its document, from one batch of the given sequences."""
-    inputs = batches.collate(rows, PAD)
-    labels = inputs.pop("labels")[:, 1:]
-    logits = model(**inputs, use_cache=False).logits[:, :-1]
-    every = functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=batches.IGNORED)
+    inputs = batches.collate(rows)
+    labels = inputs.pop("labels")[0, 1:]
+    with attention.per_document(model):
+        logits = model(**inputs, use_cache=False).logits[0, :-1]
+    losses = functional.cross_entropy(logits, labels, reduction="none", ignore_index=batches.IGNORED)
     found = {}
-    for row, losses, targets in zip(rows, every, labels, strict=True):
-        end = 0
-        for length, line in zip(row["lengths"], row["lines"], strict=True):
-            start, end = end, end + length
-            part = slice(max(0, start - 1), end - 1)  # the loss of a token stands where the token before it does
-            found[line] = losses[part][targets[part] != batches.IGNORED].tolist()
+    end = 0
+    for length, line in ((n, line) for row in rows for n, line in zip(row["lengths"], row["lines"], strict=True)):
+        start, end = end, end + length
+        part = slice(max(0, start - 1), end - 1)  # the loss of a token stands where the token before it does
+        found[line] = losses[part][labels[part] != batches.IGNORED].tolist()
     return found
 
 
@@ -70,7 +70,7 @@ def losses_by_document(model: Any, rows: list[dict[str, Any]]) -> dict[int, list
 def test_score_is_as_defined(model: Any, prepare: Prepare, tokens_at_once: int) -> None:
     """Losses, tokens and hits are those of a straightforward computation, row by row and in order."""
     rows = sequences(prepare(facts(12), packing=False, **ALONE))
-    found = scoring.score(model, rows, PAD, tokens_at_once)
+    found = scoring.score(model, rows, tokens_at_once)
     expected = [straight(model, row) for row in rows]
     assert [(one.tokens, one.correct) for one in found] == [(one.tokens, one.correct) for one in expected]
     assert [one.loss for one in found] == pytest.approx([one.loss for one in expected], rel=1e-5)
@@ -79,9 +79,9 @@ def test_score_is_as_defined(model: Any, prepare: Prepare, tokens_at_once: int) 
 def test_parts_of_the_logits_do_not_matter(model: Any, prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     """The vocabulary-wide logits are made in parts; the losses are those of the whole."""
     rows = sequences(prepare(facts(12), packing=False, **ALONE))
-    whole = scoring.score(model, rows, PAD, 10_000)
+    whole = scoring.score(model, rows, 10_000)
     monkeypatch.setattr(scoring, "POSITIONS_AT_ONCE", 7)
-    parts = scoring.score(model, rows, PAD, 10_000)
+    parts = scoring.score(model, rows, 10_000)
     assert [one.loss for one in parts] == pytest.approx([one.loss for one in whole], rel=1e-5)
     assert [one.tokens for one in parts] == [one.tokens for one in whole]
 
@@ -112,17 +112,15 @@ def test_padding_changes_nothing(model: Any, prepare: Prepare) -> None:
 
 
 def test_positions_begin_again_at_every_document() -> None:
-    """A packed sequence counts its positions document by document, and padding is documents of one token."""
+    """Documents lie one behind the other, each with positions of its own, without padding."""
     rows = [
         {"input_ids": [5, 6, 7, 8, 9], "mask": [0, 1, 1, 0, 1], "lengths": [3, 2]},
         {"input_ids": [5, 6], "mask": [0, 1], "lengths": [2]},
     ]
-    found = {name: tensor.tolist() for name, tensor in batches.collate(rows, PAD).items()}
-    assert found == {
-        "input_ids": [[5, 6, 7, 8, 9], [5, 6, PAD, PAD, PAD]],
-        "labels": [[-100, 6, 7, -100, 9], [-100, 6, -100, -100, -100]],
-        "position_ids": [[0, 1, 2, 0, 1], [0, 1, 0, 0, 0]],
-    }
+    found = batches.collate(rows)
+    assert found["input_ids"].tolist() == [[5, 6, 7, 8, 9, 5, 6]]
+    assert found["labels"].tolist() == [[-100, 6, 7, -100, 9, -100, 6]]
+    assert found["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0, 1]]
 
 
 def test_the_mean_is_over_tokens() -> None:
@@ -132,7 +130,7 @@ def test_the_mean_is_over_tokens() -> None:
 
 def test_no_rows(model: Any) -> None:
     """Nothing held out gives no scores."""
-    assert scoring.score(model, [], PAD, 100) == []
+    assert scoring.score(model, [], 100) == []
 
 
 def test_the_model_is_put_back(model: Any, prepare: Prepare) -> None:
@@ -140,7 +138,7 @@ def test_the_model_is_put_back(model: Any, prepare: Prepare) -> None:
     rows = sequences(prepare(facts(3), packing=False, **ALONE))
     for training in (True, False):
         model.train(training)
-        scoring.score(model, rows, PAD, 100)
+        scoring.score(model, rows, 100)
         assert model.training is training
     assert all(weight.grad is None for weight in model.parameters())
 
@@ -151,4 +149,4 @@ def test_groups_hold_every_row_once() -> None:
     groups = list(scoring._grouped(rows, 100))
     assert sorted(itertools.chain(*groups)) == list(range(7))
     for group in groups:
-        assert len(group) == 1 or len(group) * max(len(rows[index]["input_ids"]) for index in group) <= 100
+        assert len(group) == 1 or sum(len(rows[index]["input_ids"]) for index in group) <= 100
