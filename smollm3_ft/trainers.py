@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,49 +22,7 @@ from smollm3_ft.errors import TrainingError
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.journal import Journal
 from smollm3_ft.processes import StopRequest
-
-PROGRESS = "progress.json"
-
-
-class Progress:
-    """What the journal counts since the start of the run and since its last line; goes into every checkpoint."""
-
-    def __init__(self, saved: dict[str, Any] | None = None) -> None:
-        saved = saved or {}
-        self.tokens: int = saved.get("tokens", 0)
-        self.supervised_tokens: int = saved.get("supervised_tokens", 0)
-        self.padding: int = saved.get("padding", 0)
-        self.window_steps: int = saved.get("window_steps", 0)
-        self.window_loss = torch.tensor(saved.get("window_loss", 0.0), dtype=torch.float32)
-        self.window_start = time.monotonic()
-        self.window_tokens = 0
-
-    def add(self, loss: torch.Tensor, inputs: dict[str, Any]) -> None:
-        """Count a micro-batch. `loss` is its share of the step's loss. Padding there is in attention alone."""
-        size = inputs["input_ids"].numel()
-        self.tokens += size
-        self.padding += sum(positions.numel() for positions in inputs["documents"]) - size
-        self.window_tokens += size
-        self.supervised_tokens += int((inputs["labels"] != batches.IGNORED).sum())
-        self.window_loss = self.window_loss.to(loss.device) + loss.float()
-
-    def saved(self) -> dict[str, Any]:
-        names = ("tokens", "supervised_tokens", "padding", "window_steps")
-        return {name: getattr(self, name) for name in names} | {"window_loss": float(self.window_loss)}
-
-    def line(self) -> dict[str, float]:
-        """The values of a journal line, and a new window."""
-        seconds = max(1e-9, time.monotonic() - self.window_start)
-        values = {
-            "loss": float(self.window_loss) / max(1, self.window_steps),
-            "tokens": self.tokens,
-            "supervised_tokens": self.supervised_tokens,
-            "tokens_per_second": self.window_tokens / seconds,
-            "padding_share": self.padding / max(1, self.padding + self.tokens),
-        }
-        self.window_steps, self.window_tokens, self.window_start = 0, 0, time.monotonic()
-        self.window_loss = torch.zeros_like(self.window_loss)
-        return values
+from smollm3_ft.progress import PROGRESS, Progress
 
 
 class Order(torch.utils.data.Sampler[int]):
@@ -116,8 +73,19 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         before = (labels[1:] != batches.IGNORED).nonzero()[:, 0]
         states = {name: value for name, value in inputs.items() if name != "labels"}
         logits = model(**states, logits_to_keep=before, use_cache=False).logits[0]
-        loss = scoring.cross_entropy(logits, labels[before + 1])
+        targets = labels[before + 1]
+        step = self.state.global_step + 1
+        if step % self.args.logging_steps == 0 or step >= self.state.max_steps:
+            self.progress.judge(logits, targets)
+        loss = scoring.cross_entropy(logits, targets)
         return loss / (len(before) if num_items_in_batch is None else num_items_in_batch)
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        """Called between the gradients and the optimizer: what is no number must not become weights."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        for name, value in (("loss", self.progress.window_loss), ("grad_norm", norm)):
+            self._demand_finite(name, float(value), self.state.global_step + 1)
+        return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:  # noqa: ARG002  # as TRL calls it
         """Write the journal instead of transformers' own history, which grows with every save."""
@@ -132,8 +100,6 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
             "memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _peak_memory(),
         }
         self.journal.write("train", values, self.state.global_step)
-        for name in ("loss", "grad_norm"):
-            self._demand_finite(name, values[name])
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Nats a trained token of the whole validation split, whatever the batches."""
@@ -145,7 +111,7 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         loss = scoring.mean_loss(scores)
         correct = sum(one.correct for one in scores) / max(1, sum(one.tokens for one in scores))
         self.journal.write("eval", {"loss": loss, "token_accuracy": correct}, self.state.global_step)
-        self._demand_finite("validation loss", loss)
+        self._demand_finite("validation loss", loss, self.state.global_step)
         return {"eval_loss": loss}
 
     def take_over(self, checkpoint: Path) -> None:
@@ -157,11 +123,10 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         """Raise TrainingError where a weight is no number any more: it must be neither saved nor published."""
         for name, weight in self.model.named_parameters():
             if not bool(torch.isfinite(weight).all()):
-                self._demand_finite(name, math.nan)
+                self._demand_finite(name, math.nan, self.state.global_step)
 
-    def _demand_finite(self, name: str, value: float) -> None:
+    def _demand_finite(self, name: str, value: float, step: int) -> None:
         if not math.isfinite(value):
-            step = self.state.global_step
             self.journal.write("alert", {"what": f"{name} is {value}", "level": "error"}, step)
             remedy = "lower train.learning_rate and start over with --fresh"
             raise TrainingError(f"the training diverged: {name} is {value} at step {step}", remedy)

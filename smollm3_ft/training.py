@@ -20,7 +20,8 @@ from smollm3_ft import journal as journals
 from smollm3_ft.errors import ConfigError, Problem, TrainingError
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.journal import Journal
-from smollm3_ft.trainers import Progress, SftTrainer
+from smollm3_ft.progress import PROGRESS, Progress
+from smollm3_ft.trainers import SftTrainer
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
     trainer = trainers.TRAINERS[plan.config.train.method](plan, journal, stop)
     step = checkpoints.step(checkpoint) if checkpoint else 0
     if checkpoint:
-        trainer.progress = Progress(files.read_json(checkpoint / trainers.PROGRESS))
+        trainer.progress = Progress(files.read_json(checkpoint / PROGRESS))
     journal.write("event", {"what": "resumed" if checkpoint else "started"}, step)
     with disk.named_when_full(folder):
         _train(trainer, plan, checkpoint)

@@ -193,9 +193,10 @@ def test_the_loss_is_that_of_the_step(runs_trained: dict[str, Trained], tiny: Pa
     step = runs_trained["one step"]
     model, _ = evaluation.load(tiny, "float32", "cpu")
     rows = shards.read(Path(step.plan.prepared.folder) / "train.arrow").to_pylist()
-    expected = scoring.mean_loss(scoring.score(model, rows, 2000))
+    scores = scoring.score(model, rows, 2000)
     ((_, _, values),) = step.told("train")
-    assert values["loss"] == pytest.approx(expected, rel=1e-5)
+    assert values["loss"] == pytest.approx(scoring.mean_loss(scores), rel=1e-5)
+    assert values["token_accuracy"] == sum(one.correct for one in scores) / sum(one.tokens for one in scores)
     assert (values["tokens"], values["supervised_tokens"]) == (
         step.plan.prepared.tokens,
         step.plan.prepared.supervised_tokens,
@@ -324,6 +325,7 @@ def test_a_training_that_diverges_fails(runs_trained: dict[str, Trained]) -> Non
     (end,) = diverged.ends
     assert type(end) is TrainingError
     assert "diverged" in end.message
+    assert "at step 2" in end.message  # before the second step was made
     assert "train.learning_rate" in end.remedy
     assert [values["level"] for _, _, values in diverged.told("alert")] == ["error"]
     assert not (diverged.folder / "model").exists()

@@ -1,0 +1,61 @@
+"""What the journal says of a training between its lines: counts that go on where a checkpoint left them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from smollm3_ft import batches
+
+PROGRESS = "progress.json"
+
+
+class Progress:
+    """What the journal counts since the start of the run and since its last line; goes into every checkpoint."""
+
+    def __init__(self, saved: dict[str, Any] | None = None) -> None:
+        saved = saved or {}
+        self.tokens: int = saved.get("tokens", 0)
+        self.supervised_tokens: int = saved.get("supervised_tokens", 0)
+        self.padding: int = saved.get("padding", 0)
+        self.window_steps: int = saved.get("window_steps", 0)
+        self.window_loss = torch.tensor(saved.get("window_loss", 0.0), dtype=torch.float32)
+        self.window_start = time.monotonic()
+        self.window_tokens = 0
+        self.judged = 0  # trained tokens of the step that a line is written for, and the hits among them
+        self.hits = torch.tensor(0)
+
+    def judge(self, logits: torch.Tensor, targets: torch.Tensor) -> None:
+        """Count which tokens the model would have said."""
+        self.judged += len(targets)
+        self.hits = self.hits.to(targets.device) + (logits.detach().argmax(-1) == targets).sum()
+
+    def add(self, loss: torch.Tensor, inputs: dict[str, Any]) -> None:
+        """Count a micro-batch. `loss` is its share of the step's loss. Padding there is in attention alone."""
+        size = inputs["input_ids"].numel()
+        self.tokens += size
+        self.padding += sum(positions.numel() for positions in inputs["documents"]) - size
+        self.window_tokens += size
+        self.supervised_tokens += int((inputs["labels"] != batches.IGNORED).sum())
+        self.window_loss = self.window_loss.to(loss.device) + loss.float()
+
+    def saved(self) -> dict[str, Any]:
+        names = ("tokens", "supervised_tokens", "padding", "window_steps")
+        return {name: getattr(self, name) for name in names} | {"window_loss": float(self.window_loss)}
+
+    def line(self) -> dict[str, float]:
+        """The values of a journal line, and a new window."""
+        seconds = max(1e-9, time.monotonic() - self.window_start)
+        values = {
+            "loss": float(self.window_loss) / max(1, self.window_steps),
+            "token_accuracy": float(self.hits) / max(1, self.judged),
+            "tokens": self.tokens,
+            "supervised_tokens": self.supervised_tokens,
+            "tokens_per_second": self.window_tokens / seconds,
+            "padding_share": self.padding / max(1, self.padding + self.tokens),
+        }
+        self.window_steps, self.window_tokens, self.window_start = 0, 0, time.monotonic()
+        self.window_loss, self.hits, self.judged = torch.zeros_like(self.window_loss), torch.zeros_like(self.hits), 0
+        return values
