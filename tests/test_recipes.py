@@ -14,12 +14,26 @@ from smollm3_ft.builtin import tiny
 pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parent.parent
-CARD = """---
+PART, LONG = "smoltalk_smollm3_smol_magpie_ultra_no_think", "LongAlign_64k_context_lang_annotated_lang_6_no_think"
+# As in the real dataset, each part is a split, and none is called train.
+CARD = f"""---
 configs:
 - config_name: SFT
-  data_files: sft/train.jsonl
+  data_files:
+  - split: {PART}
+    path: part.jsonl
+  - split: {LONG}
+    path: long.jsonl
 - config_name: Preference
   data_files: preference/train.jsonl
+---
+"""
+CLASSIC = """---
+configs:
+- config_name: all
+  data_files: train.jsonl
+- config_name: smol-rewrite
+  data_files: rewrite.jsonl
 ---
 """
 
@@ -39,8 +53,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     with hub() as running:
         running.add("model", "HuggingFaceTB/SmolLM3-3B", folder)
         running.add("model", "other/gated", folder, gated=True)
-        data = {"README.md": CARD.encode(), "sft/train.jsonl": lines, "preference/train.jsonl": lines}
-        running.add("dataset", "HuggingFaceTB/smoltalk2", data)
+        data = dict.fromkeys(("part.jsonl", "long.jsonl", "preference/train.jsonl"), lines)
+        running.add("dataset", "HuggingFaceTB/smoltalk2", {"README.md": CARD.encode(), **data})
+        data = {"README.md": CLASSIC.encode(), "train.jsonl": lines, "rewrite.jsonl": lines}
+        running.add("dataset", "HuggingFaceTB/smoltalk", data)
         yield running
 
 
@@ -51,14 +67,22 @@ def plan(server: Hub, home: Path, *words: str) -> subprocess.CompletedProcess[st
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("recipe", ["sft_full", "sft_lora"])
-def test_a_hub_recipe_plans_with_pinned_revisions(server: Hub, tmp_path: Path, recipe: str) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "source"),
+    [
+        ("sft_full", "smoltalk2 / SFT"),
+        ("sft_lora", "smoltalk2 / SFT"),
+        ("sft_long_context", "smoltalk2 / SFT"),
+        ("classic", "smoltalk / all"),
+    ],
+)
+def test_a_hub_recipe_plans_with_pinned_revisions(server: Hub, tmp_path: Path, recipe: str, source: str) -> None:
     """The plan names the commits of model and dataset, and no weights were fetched for it."""
     server.requests.clear()
     done = plan(server, tmp_path, recipe)
     assert done.returncode == 0, done.stderr
     assert "HuggingFaceTB/SmolLM3-3B at " in done.stdout
-    assert "HuggingFaceTB/smoltalk2 / SFT at " in done.stdout
+    assert f"HuggingFaceTB/{source} at " in done.stdout
     assert not [request for request in server.requests if "model.safetensors" in request]
 
 
@@ -84,4 +108,4 @@ def test_an_unknown_split_is_answered_with_the_list(server: Hub, tmp_path: Path)
     """The splits that there are."""
     done = plan(server, tmp_path, "sft_full", "data.split=tain")
     assert done.returncode == 2
-    assert "data.split: HuggingFaceTB/smoltalk2 has no split tain; it has train" in done.stderr
+    assert f"data.split: HuggingFaceTB/smoltalk2 has no split tain; it has {PART}, {LONG}" in done.stderr
