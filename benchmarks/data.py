@@ -12,11 +12,12 @@ import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import data_equality
 import generated
 import measure
+import results
+from results import Row
 
 from smollm3_ft import identity
 
@@ -49,7 +50,14 @@ COLUMNS = {
     "mask": "mask",
 }
 
-Row = dict[str, Any]
+TOKENS = 32_000
+NARROW = {  # nothing runs it: TRL wants a model
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "no_rope_layers": [1],
+    "layer_types": ["full_attention"],
+}
 
 
 def say(text: str) -> None:
@@ -73,7 +81,7 @@ def run(name: str, rows: int, cores: int, folder: Path) -> Row:
 def measure_all(small: int, large: int, folder: Path) -> tuple[list[Row], Row]:
     """Every row of the table, and the comparison of tokens."""
     say("the model and the rows are generated")
-    generated.write_model(folder / "model")
+    generated.write_model(folder / "model", TOKENS, NARROW)
     for count in (small, large):
         (folder / str(count)).mkdir()
         generated.write_rows(folder / str(count) / "rows.jsonl", folder / str(count) / "rendered.jsonl", count)
@@ -105,43 +113,25 @@ def goals_of(rows: list[Row], equality: Row, small: int, large: int) -> dict[str
         "memory_200k_vs_10k": first["peak_memory_mib"] / ours["peak_memory_mib"],
         "packing_fill": first["fill"],
     }
-    return {name: _judged(value, *GOALS[name]) for name, value in values.items()}
-
-
-def _judged(value: float, sign: str, goal: float) -> Row:
-    met = {">=": value >= goal, "=": value == goal, "<=": value <= goal}[sign]
-    return {"goal": f"{sign} {goal}", "value": round(value, 4), "met": met}
+    return results.judged(values, GOALS)
 
 
 def table(result: Row) -> str:
     """All of it as text."""
-    rows = [{**row, "name": NAMES[row["contender"]]} for row in result["rows"]]
-    lines = [f"{'':36}" + "".join(f"{title:>12}" for title in COLUMNS.values())]
-    lines += [f"{row['name']:36}" + "".join(f"{_shown(row[key]):>12}" for key in COLUMNS) for row in rows]
     compared = ", ".join(f"{count:,} ({way})" for way, count in result["equality"]["compared"].items())
     return "\n".join(
         [
             f"On {result['device']}; all rows: tokens only, no floating point.",
-            ", ".join(f"{name} {number}" for name, number in result["versions"].items()),
+            results.versions(result["versions"]),
             "TRL and the fixed-width script prepare the small set only. Ratios compare rows of equal mask.",
             "",
-            *lines,
+            *results.rows(result["rows"], NAMES, COLUMNS),
             "",
             f"Tokens and masks compared by row: {compared}; different: {result['equality']['different']:,}",
             "",
-            *(f"{n:20} {g['value']:>10} goal {g['goal']:8} {_verdict(g)}" for n, g in result["goals"].items()),
+            *results.goals(result["goals"]),
         ]
     )
-
-
-def _verdict(goal: Row) -> str:
-    return "met" if goal["met"] else "missed"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def main() -> None:

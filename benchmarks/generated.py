@@ -1,4 +1,4 @@
-"""Conversations made from a fixed seed, the same bytes each time, and a tiny SmolLM3 whose tokenizer learnt from them.
+"""Conversations made from a fixed seed, the same bytes each time, and a small SmolLM3 whose tokenizer learnt from them.
 
 Rows come in blocks, each from its own seed: the first rows of a large file are those of a small one.
 """
@@ -17,7 +17,7 @@ from smollm3_ft.builtin import tiny
 
 SEED = 20260101
 BLOCK = 1000
-VOCABULARY, TOKENS = 30_000, 32_000
+VOCABULARY = 30_000
 LEARN_FROM = 4_000  # rows that the tokenizer learns from: enough for all of its tokens
 MEDIAN_WORDS, SIGMA = 45, 0.8
 SPECIAL_SHARE = SPACE_SHARE = 0.01
@@ -65,7 +65,8 @@ def block(number: int, made: Forms) -> list[list[dict[str, str]]]:
     """The conversations of one block."""
     random = np.random.RandomState([SEED, number])
     exchanges = random.randint(1, 5, BLOCK)
-    messages = iter(_texts(2 * int(exchanges.sum()), random, made))
+    lengths = random.lognormal(np.log(MEDIAN_WORDS), SIGMA, 2 * int(exchanges.sum()))
+    messages = texts(np.maximum(1, lengths.astype(np.int64)), random, made)
     rows = []
     for count in exchanges:
         row = [{"role": role, "content": next(messages)} for _ in range(count) for role in ("user", "assistant")]
@@ -76,9 +77,9 @@ def block(number: int, made: Forms) -> list[list[dict[str, str]]]:
     return rows
 
 
-def _texts(count: int, random: np.random.RandomState, made: Forms) -> Iterator[str]:
+def texts(lengths: NDArray[np.int64], random: np.random.RandomState, made: Forms) -> Iterator[str]:
+    """Texts of so many words each."""
     words, numbers, ranks = made
-    lengths = np.maximum(1, random.lognormal(np.log(MEDIAN_WORDS), SIGMA, count).astype(np.int64))
     total = int(lengths.sum())
     after = np.searchsorted(np.cumsum(CHANCE)[:-1], random.random_sample(total))
     stops = np.cumsum(lengths)
@@ -131,14 +132,12 @@ def write_rows(rows: Path, rendered: Path, count: int) -> None:
             ready.write(json.dumps(text, ensure_ascii=False) + "\n")
 
 
-def write_model(folder: Path) -> None:
-    """A SmolLM3 of one narrow layer without its weights: its configuration, tokenizer and chat template."""
+def write_model(folder: Path, tokens: int, sizes: dict[str, Any]) -> None:
+    """A small SmolLM3 without its weights: its configuration, tokenizer and chat template."""
     folder.mkdir(parents=True)
-    texts = (message["content"] for row in conversations(LEARN_FROM) for message in row)
-    tokenizer = tiny.tokenizer(texts, TOKENS)
+    learnt = (message["content"] for row in conversations(LEARN_FROM) for message in row)
+    tokenizer = tiny.tokenizer(learnt, tokens)
     (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
-    narrow: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "no_rope_layers": [1]}
-    sizes = {"vocab_size": tokenizer.get_vocab_size(), "layer_types": ["full_attention"]}
-    tiny.write_json(folder / "config.json", {**tiny.config(), **narrow, **sizes})
+    tiny.write_json(folder / "config.json", {**tiny.config(), "vocab_size": tokenizer.get_vocab_size(), **sizes})
     tiny.write_json(folder / "tokenizer_config.json", {**tiny.tokenizer_config(), "model_max_length": 131072})
     shutil.copyfile(tiny.HERE / "chat_template.jinja", folder / "chat_template.jinja")

@@ -1,0 +1,171 @@
+"""One contender of the training benchmark, in a process of its own and on one core.
+
+python training_contenders.py CONTENDER MODEL ROWS OUT RESULT
+
+From its rows to its last step, one epoch. The time to the first step is counted from the start of the process.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import measure
+import torch
+import training_clock
+import training_ours
+from training_clock import Clock
+
+MAX_LENGTH = 1024
+ROWS_A_STEP = 8  # TRL's and transformers' own batch
+SEQUENCES_A_STEP = 2  # packed ones hold about as many tokens
+LEARNING_RATE = 1e-3  # of this project, and so of TRL on its batches: the losses that are compared must move
+PACKING = {
+    "assistant_only_loss": True,
+    "packing": True,
+    "per_device_train_batch_size": SEQUENCES_A_STEP,
+    "model_init_kwargs": {"attn_implementation": "sdpa"},
+}
+OURS = {
+    "model__dtype": "float32",
+    "data__max_length": MAX_LENGTH,
+    "data__over_length": "truncate",  # as the others do
+    "train__batch_size": SEQUENCES_A_STEP,
+    "train__effective_batch_size": SEQUENCES_A_STEP,
+    "train__learning_rate": LEARNING_RATE,
+    "train__logging_steps": 1,  # the most that the journal can be asked for
+}
+
+
+class Job(NamedTuple):
+    """What a contender trains on, and where it may write."""
+
+    model: Path
+    rows: Path
+    out: Path
+
+
+def fixed_width(job: Job) -> Clock:
+    """The older kind of script: every row padded or cut to the full width, a loss on all but the padding."""
+    from datasets import load_dataset
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        DataCollatorForLanguageModeling,
+        Trainer,
+        TrainingArguments,
+    )
+
+    tokenizer = AutoTokenizer.from_pretrained(job.model)
+
+    def prepare(batch: dict[str, Any]) -> Any:
+        texts = [tokenizer.apply_chat_template(row, tokenize=False) for row in batch["messages"]]
+        return tokenizer(texts, truncation=True, padding="max_length", max_length=MAX_LENGTH)
+
+    rows = load_dataset("json", data_files=str(job.rows), cache_dir=str(job.out / "cache"), split="train")
+    trainer = Trainer(
+        model=AutoModelForCausalLM.from_pretrained(job.model),
+        args=TrainingArguments(output_dir=str(job.out / "trainer"), **_alike()),
+        train_dataset=rows.map(prepare, batched=True, remove_columns=rows.column_names),
+        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+    )
+    return _trained(trainer, tokenizer.pad_token_id)
+
+
+def trl(job: Job, **settings: Any) -> Clock:
+    """TRL's trainer with some settings, and its defaults for everything else."""
+    from datasets import load_dataset
+    from transformers import AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    tokenizer = AutoTokenizer.from_pretrained(job.model)
+    arguments = SFTConfig(output_dir=str(job.out / "trainer"), bf16=False, **_alike(), **settings)
+    rows = load_dataset("json", data_files=str(job.rows), cache_dir=str(job.out / "cache"), split="train")
+    trainer = SFTTrainer(model=str(job.model), args=arguments, train_dataset=rows, processing_class=tokenizer)
+    return _trained(trainer, tokenizer.pad_token_id)
+
+
+def same_batches(job: Job) -> Clock:
+    """TRL's packing on the batches of this project's run beside, in its order, with its optimizer's settings."""
+    import datasets
+    from transformers import AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    from smollm3_ft import fit, order
+
+    plan = fit.read(job.out.with_name("ours") / "runs" / "ours" / "plan.json")
+    made, tokenizer = plan.settings, AutoTokenizer.from_pretrained(job.model)
+    arguments = SFTConfig(
+        output_dir=str(job.out / "trainer"),
+        bf16=False,
+        max_steps=made.steps,
+        per_device_train_batch_size=made.batch_size,
+        gradient_accumulation_steps=made.gradient_accumulation_steps,
+        learning_rate=made.learning_rate,
+        lr_scheduler_type=plan.config.train.scheduler,
+        warmup_steps=made.warmup_steps,
+        weight_decay=plan.config.train.weight_decay,
+        max_grad_norm=plan.config.train.max_grad_norm,
+        optim="adamw_torch",
+        gradient_checkpointing=made.gradient_checkpointing,
+        seed=plan.config.seed,
+        train_sampling_strategy="sequential",
+        packing=True,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        **{key: value for key, value in _alike().items() if key != "num_train_epochs"},
+    )
+    shard = datasets.Dataset.from_file(str(Path(plan.prepared.folder) / "train.arrow"))
+    indices = order.epoch_order(plan.config.seed, 0, len(shard)).tolist()
+    rows = datasets.Dataset.from_list([_as_packed(shard[index]) for index in indices])
+    trainer = SFTTrainer(model=str(job.model), args=arguments, train_dataset=rows, processing_class=tokenizer)
+    return _trained(trainer, tokenizer.pad_token_id)
+
+
+def _as_packed(row: dict[str, Any]) -> dict[str, Any]:
+    """A packed sequence of this project's as TRL's packing would hand it over."""
+    pairs = zip(row["input_ids"], row["mask"], strict=True)
+    labels = [token if trained else training_clock.IGNORED for token, trained in pairs]
+    return {"input_ids": row["input_ids"], "labels": labels, "seq_lengths": row["lengths"]}
+
+
+def _alike() -> dict[str, Any]:
+    return {"num_train_epochs": 1, "use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no"}
+
+
+def _trained(trainer: Any, pad: int) -> Clock:
+    clock = training_clock.watch(trainer, pad)
+    trainer.train()
+    return clock
+
+
+def ours(job: Job, **given: Any) -> Clock:
+    return training_ours.train(job.model, job.rows, job.out, {**OURS, **given})
+
+
+CONTENDERS: dict[str, Callable[[Job], Clock]] = {
+    "fixed_width": fixed_width,
+    "trl_defaults": trl,
+    "trl_dynamic": partial(trl, assistant_only_loss=True),
+    "trl_packing": partial(trl, **PACKING),
+    "trl_packing_kept": partial(trl, **PACKING, gradient_checkpointing=False),
+    "ours_all": partial(ours, data__loss_on="all"),
+    "ours": ours,
+    "ours_bf16": partial(ours, model__dtype="bfloat16"),
+    "same_batches": same_batches,
+}
+
+
+def main(name: str, model: str, rows: str, out: str, result: str) -> None:
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+    torch.set_num_threads(1)
+    job = Job(Path(model), Path(rows), Path(out))
+    job.out.mkdir()
+    clock = CONTENDERS[name](job)
+    measured = {**clock.before_first, "steps": [step._asdict() for step in clock.steps], **clock.settings}
+    measure.done(Path(result), {**measured, "journal_s": sum(training_ours.JOURNAL)})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
