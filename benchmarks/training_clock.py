@@ -4,7 +4,6 @@ import time
 from typing import Any, NamedTuple
 
 import measure
-import psutil
 import torch
 import transformers
 
@@ -47,8 +46,7 @@ class Clock(transformers.TrainerCallback):  # transformers wants a class
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         self.began = self.began if self.before_first else _now()
         if not self.before_first:
-            since = time.time() - psutil.Process().create_time()
-            self.before_first = {"to_first_step_s": since, "to_first_step_cpu_s": self.began[0]}
+            self.before_first = {"first_step_at": time.time(), "to_first_step_cpu_s": self.began[0]}
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         now = _now()
@@ -57,14 +55,17 @@ class Clock(transformers.TrainerCallback):  # transformers wants a class
         self.began = now
         self._begin_window()
 
+    def measured(self) -> dict[str, Any]:
+        return {**self.settings, **self.before_first, "steps": [step._asdict() for step in self.steps]}
+
 
 def _now() -> tuple[float, float]:
     return measure.cpu_seconds(), time.perf_counter()
 
 
-def watch(trainer: Any, pad: int) -> Clock:
+def watch(trainer: Any) -> Clock:
     """A clock on a trainer that has not begun."""
-    clock, step = Clock(pad), trainer.training_step
+    clock, step = Clock(trainer.processing_class.pad_token_id), trainer.training_step
     clock.settings = {
         "precision": "bf16" if trainer.args.bf16 else str(trainer.model.dtype).removeprefix("torch."),
         "gradient_checkpointing": "on" if trainer.args.gradient_checkpointing else "off",

@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import measure
-import torch
-import training_clock
+import psutil
 import training_ours
-from training_clock import Clock
 
 MAX_LENGTH = 1024
-ROWS_A_STEP = 8  # TRL's and transformers' own batch
-SEQUENCES_A_STEP = 2  # packed ones hold about as many tokens
+IGNORED = -100
+SEQUENCES_A_STEP = 2  # packed ones hold about as many tokens as the eight rows of the others
 LEARNING_RATE = 1e-3  # of this project, and so of TRL on its batches: the losses that are compared must move
 PACKING = {
     "assistant_only_loss": True,
@@ -39,6 +37,9 @@ OURS = {
 }
 
 
+Measured = dict[str, Any]
+
+
 class Job(NamedTuple):
     """What a contender trains on, and where it may write."""
 
@@ -47,7 +48,7 @@ class Job(NamedTuple):
     out: Path
 
 
-def fixed_width(job: Job) -> Clock:
+def fixed_width(job: Job) -> Measured:
     """The older kind of script: every row padded or cut to the full width, a loss on all but the padding."""
     from datasets import load_dataset
     from transformers import (
@@ -69,12 +70,13 @@ def fixed_width(job: Job) -> Clock:
         model=AutoModelForCausalLM.from_pretrained(job.model),
         args=TrainingArguments(output_dir=str(job.out / "trainer"), **_alike()),
         train_dataset=rows.map(prepare, batched=True, remove_columns=rows.column_names),
+        processing_class=tokenizer,
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
     )
-    return _trained(trainer, tokenizer.pad_token_id)
+    return _trained(trainer)
 
 
-def trl(job: Job, **settings: Any) -> Clock:
+def trl(job: Job, **settings: Any) -> Measured:
     """TRL's trainer with some settings, and its defaults for everything else."""
     from datasets import load_dataset
     from transformers import AutoTokenizer
@@ -84,10 +86,10 @@ def trl(job: Job, **settings: Any) -> Clock:
     arguments = SFTConfig(output_dir=str(job.out / "trainer"), bf16=False, **_alike(), **settings)
     rows = load_dataset("json", data_files=str(job.rows), cache_dir=str(job.out / "cache"), split="train")
     trainer = SFTTrainer(model=str(job.model), args=arguments, train_dataset=rows, processing_class=tokenizer)
-    return _trained(trainer, tokenizer.pad_token_id)
+    return _trained(trainer)
 
 
-def same_batches(job: Job) -> Clock:
+def same_batches(job: Job) -> Measured:
     """TRL's packing on the batches of this project's run beside, in its order, with its optimizer's settings."""
     import datasets
     from transformers import AutoTokenizer
@@ -120,13 +122,13 @@ def same_batches(job: Job) -> Clock:
     indices = order.epoch_order(plan.config.seed, 0, len(shard)).tolist()
     rows = datasets.Dataset.from_list([_as_packed(shard[index]) for index in indices])
     trainer = SFTTrainer(model=str(job.model), args=arguments, train_dataset=rows, processing_class=tokenizer)
-    return _trained(trainer, tokenizer.pad_token_id)
+    return _trained(trainer)
 
 
 def _as_packed(row: dict[str, Any]) -> dict[str, Any]:
     """A packed sequence of this project's as TRL's packing would hand it over."""
     pairs = zip(row["input_ids"], row["mask"], strict=True)
-    labels = [token if trained else training_clock.IGNORED for token, trained in pairs]
+    labels = [token if trained else IGNORED for token, trained in pairs]
     return {"input_ids": row["input_ids"], "labels": labels, "seq_lengths": row["lengths"]}
 
 
@@ -134,17 +136,20 @@ def _alike() -> dict[str, Any]:
     return {"num_train_epochs": 1, "use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no"}
 
 
-def _trained(trainer: Any, pad: int) -> Clock:
-    clock = training_clock.watch(trainer, pad)
+def _trained(trainer: Any) -> Measured:
+    import training_clock
+
+    clock = training_clock.watch(trainer)
     trainer.train()
-    return clock
+    found = clock.measured()
+    return {**found, "to_first_step_s": found["first_step_at"] - psutil.Process().create_time()}
 
 
-def ours(job: Job, **given: Any) -> Clock:
+def ours(job: Job, **given: Any) -> Measured:
     return training_ours.train(job.model, job.rows, job.out, {**OURS, **given})
 
 
-CONTENDERS: dict[str, Callable[[Job], Clock]] = {
+CONTENDERS: dict[str, Callable[[Job], Measured]] = {
     "fixed_width": fixed_width,
     "trl_defaults": trl,
     "trl_dynamic": partial(trl, assistant_only_loss=True),
@@ -158,13 +163,10 @@ CONTENDERS: dict[str, Callable[[Job], Clock]] = {
 
 
 def main(name: str, model: str, rows: str, out: str, result: str) -> None:
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
-    torch.set_num_threads(1)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # before torch is imported and counts the cores
     job = Job(Path(model), Path(rows), Path(out))
     job.out.mkdir()
-    clock = CONTENDERS[name](job)
-    measured = {**clock.before_first, "steps": [step._asdict() for step in clock.steps], **clock.settings}
-    measure.done(Path(result), {**measured, "journal_s": sum(training_ours.JOURNAL)})
+    measure.done(Path(result), CONTENDERS[name](job))
 
 
 if __name__ == "__main__":

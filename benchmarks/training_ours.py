@@ -1,14 +1,20 @@
-"""This project's training as a benchmark sees it: the pipeline's steps without the pipeline, in this process."""
+"""This project's training as a benchmark sees it: the pipeline's steps one after the other, without the pipeline.
 
+The training process is the project's own, started as the pipeline starts it, with a clock on its trainer:
+python -m training_ours PLAN RESULT
+"""
+
+import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import training_clock
-from training_clock import Clock
+import measure
+import psutil
 
-JOURNAL: list[float] = []  # seconds in each call of Journal.write
+from smollm3_ft import files, processes
+
 ONE_EPOCH = {
     "name": "ours",
     "data__validation": "none",
@@ -18,31 +24,42 @@ ONE_EPOCH = {
 }
 
 
-def train(model: Path, rows: Path, out: Path, given: dict[str, Any]) -> Clock:
-    """Prepare and plan as the steps before the training do, then be its process, with a clock on the trainer."""
-    from transformers import AutoTokenizer
+def train(model: Path, rows: Path, out: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """Prepare and plan as the steps before the training do, then train. Returns what its process measured."""
+    told = {**ONE_EPOCH, **given, "model__name": str(model), "data__source": str(rows), "runs_dir": str(out / "runs")}
+    plan, result = make_plan(_nested(told)), out / "result.json"
+    before = measure.cpu_seconds()
+    paths = (str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    processes.run(Path(__file__).stem, f"{plan.folder}/plan.json", str(result), on_line=print)
+    found = files.read_json(result)
+    found["to_first_step_s"] = found.pop("first_step_at") - psutil.Process().create_time()
+    found["to_first_step_cpu_s"] += before
+    return found
+
+
+def _main() -> None:
+    """The training process."""
+    import training_clock
 
     from smollm3_ft import journal, trainers, training
 
-    told = {**ONE_EPOCH, **given, "model__name": str(model), "data__source": str(rows), "runs_dir": str(out / "runs")}
-    plan = make_plan(_nested(told))
-    clocks, make, write = [], trainers.TRAINERS["sft"], journal.Journal.write
-    pad = AutoTokenizer.from_pretrained(model).pad_token_id
+    result = Path(sys.argv.pop())
+    clocks, make, write, in_journal = [], trainers.TRAINERS["sft"], journal.Journal.write, []
 
     def watched(*words: Any) -> Any:
         trainer = make(*words)
-        clocks.append(training_clock.watch(trainer, pad))
+        clocks.append(training_clock.watch(trainer))
         return trainer
 
     def timed(*words: Any) -> None:
         began = time.perf_counter()
         write(*words)
-        JOURNAL.append(time.perf_counter() - began)
+        in_journal.append(time.perf_counter() - began)
 
     trainers.TRAINERS["sft"], journal.Journal.write = watched, timed  # type: ignore[method-assign]
-    sys.argv = ["training", f"{plan.folder}/plan.json"]
     training.main()
-    return clocks[0]
+    files.write_json(result, {**clocks[0].measured(), "journal_s": sum(in_journal)})
 
 
 def _nested(given: dict[str, Any]) -> dict[str, Any]:
@@ -85,3 +102,9 @@ def make_plan(given: dict[str, Any]) -> Any:
     )
     fit.write(run.path / "plan.json", plan)
     return plan
+
+
+if __name__ == "__main__":
+    code = processes.child(_main)
+    sys.stdout.flush()
+    os._exit(code)  # as the project's own

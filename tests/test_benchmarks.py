@@ -1,5 +1,6 @@
 """The benchmarks run on small sizes and say what the contract wants; what they measure is not judged here."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -18,6 +19,21 @@ def measured(name: str, *words: str) -> dict[str, Any]:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)  # type: ignore[no-any-return]  # an object, as printed
+
+
+def test_training_ratios_are_between_rows_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No ratio is taken between rows of another precision or mask."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    training = importlib.import_module("training")
+    alike = {"precision": "float32", "mask": "all", "device": "a CPU", "threads": 1}
+    rows = [
+        {**alike, "contender": "ours_all", "tokens_per_cpu_s": 30.0},
+        {**alike, "contender": "fixed_width", "tokens_per_cpu_s": 10.0},
+        {**alike, "contender": "trl_packing", "tokens_per_cpu_s": 10.0, "mask": "assistant"},
+    ]
+    assert training.ratio(rows, "ours_all", "fixed_width") == 3.0
+    with pytest.raises(AssertionError):
+        training.ratio(rows, "ours_all", "trl_packing")
 
 
 @pytest.mark.process
