@@ -26,7 +26,7 @@ class Device(NamedTuple):
 # Dense bf16 peak of the cards people train on, times what a well-fed run reaches; for a guess of the time.
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40": 181e12, "4090": 165e12, "L4": 121e12, "T4": 65e12}
 USUAL_SHARE = 0.4
-CPU_CORE_FLOPS = 12e9  # measured: float32, small matrices, one core
+CPU_CORE_FLOPS = 25e9  # measured: float32, small matrices, one core
 
 
 def detect() -> Device:
