@@ -35,6 +35,7 @@ class Work(NamedTuple):
     chat: Chat
     encoder: Encoder
     programs: dict[tuple[Any, ...], Program | None]
+    harmless: dict[tuple[Any, ...], bool]
     seen: Iterator[int]
     ends_text: tuple[int, ...]
 
@@ -56,7 +57,7 @@ def begin(data: Data, method: str | None, chat: Chat, fast: bool) -> Work:
             raise ConfigError(Problem("data.system_prompt", bad.detail, "leave it out of the prompt")) from None
     encoder = encoding.load(chat, fast)
     end = chat.tokenizer.token_to_id(chat.variables.get("eos_token", ""))
-    work = Work(data, method, chat, encoder, {}, itertools.count(), () if end is None else (end,))
+    work = Work(data, method, chat, encoder, {}, {}, itertools.count(), () if end is None else (end,))
     turns = [{"role": "user", "content": "One, two?"}, {"role": "assistant", "content": "Three."}]
     try:
         rendered = rendering.exactly(chat, Question(turns))
@@ -100,12 +101,13 @@ def _holds_special(work: Work, text: str) -> bool:
 
 def _encode(work: Work, question: Question) -> tuple[Encoded, bool]:
     """A conversation's tokens, and whether its tools had to become text."""
-    if work.encoder.fast is not None and rendering.is_plain(work.chat, question):
+    places = rendering.sought_in(work.chat, question) if work.encoder.fast is not None else None
+    if places is not None:
         shape = rendering.shape_of(question)
         if shape not in work.programs:
             layout = rendering.layout(work.chat, question)
             work.programs[shape] = encoding.program(work.encoder, layout) if layout is not None else None
-        program = work.programs[shape]
+        program = work.programs[shape] if all(_is_harmless(work, question, shape, place) for place in places) else None
         if program is not None:
             encoded = encoding.run(work.encoder, program, question.messages)
             number = next(work.seen)
@@ -115,6 +117,13 @@ def _encode(work: Work, question: Question) -> tuple[Encoded, bool]:
             return encoded, False
     rendered, repaired = conversations.render(work.chat, question)
     return encoding.encode(work.encoder, rendered), repaired
+
+
+def _is_harmless(work: Work, question: Question, shape: tuple[Any, ...], place: tuple[int, str]) -> bool:
+    key = (*shape, *place)
+    if key not in work.harmless:
+        work.harmless[key] = rendering.is_harmless(work.chat, question, *place)
+    return work.harmless[key]
 
 
 def _try(work: Work, question: Question, encoded: Encoded) -> None:

@@ -71,16 +71,35 @@ def shape_of(asked: Question) -> tuple[Any, ...]:
 
 def is_plain(chat: Chat, asked: Question) -> bool:
     """Whether the template cannot but treat these texts as any other: nothing that it looks for, nothing to strip."""
+    return sought_in(chat, asked) == []
+
+
+def sought_in(chat: Chat, asked: Question) -> list[tuple[int, str]] | None:
+    """What the template looks for and finds in texts, each with the index of its message; None where a conversation
+    has to be rendered for itself in any case."""
     if asked.tools or asked.python_tools:
-        return False
-    for message in asked.messages:
+        return None
+    found = []
+    for index, message in enumerate(asked.messages):
         text = message["content"]
         if len(message) > 2 or not text or text[0].isspace() or text[-1].isspace() or text in chat.sought.whole:
-            return False
+            return None
         for sought in chat.sought.inside:
             if sought in text:
-                return False
-    return True
+                found.append((index, sought))
+    return found
+
+
+def is_harmless(chat: Chat, asked: Question, index: int, sought: str) -> bool:
+    """Whether what the template looks for makes no difference in this message of such a conversation: SmolLM3's
+    switches are looked for in the system message, and are a part of "</think>" in every thought."""
+    shape = layout(chat, asked)
+    messages = [{**message, "content": PROBES[0].replace("{}", str(i))} for i, message in enumerate(asked.messages)]
+    messages[index] = {**messages[index], "content": f"a{sought}b {sought} c"}
+    try:
+        return shape is not None and exactly(chat, asked._replace(messages=messages)) == fill(shape, messages)
+    except BadRow:
+        return False
 
 
 def layout(chat: Chat, asked: Question) -> Rendered | None:

@@ -96,6 +96,12 @@ def test_texts_that_a_template_may_treat_apart_are_rendered_for_themselves(
     assert rendering.is_plain(smollm3, asked) is plain
 
 
+@pytest.mark.parametrize(("index", "harmless"), [(0, False), (1, True), (2, True), (4, True)])
+def test_what_a_template_looks_for_may_be_harmless(smollm3: Chat, index: int, harmless: bool) -> None:
+    """A switch counts in the system message alone: elsewhere, as in "</think>", a text is as any other."""
+    assert rendering.is_harmless(smollm3, Question(TALK), index, "/think") is harmless
+
+
 @pytest.mark.parametrize(
     "template",
     [
