@@ -127,7 +127,10 @@ def _is_harmless(work: Work, question: Question, shape: tuple[Any, ...], place: 
 
 
 def _try(work: Work, question: Question, encoded: Encoded) -> None:
-    certain = encoding.encode(work.encoder, rendering.exactly(work.chat, question))
+    try:
+        certain = encoding.encode(work.encoder, rendering.exactly(work.chat, question))
+    except BadRow:
+        raise Unequal from None  # it would be dropped here, and kept wherever it is not tried
     same = np.array_equal(certain.ids, encoded.ids) and np.array_equal(certain.answers, encoded.answers)
     if not same or certain.asked_until != encoded.asked_until:
         raise Unequal

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from conftest import ALONE, Prepare, configure, documents, facts, quarantine, several, text, write_rows
 
-from smollm3_ft import data, encoding, gathered, models, shards, sources
+from smollm3_ft import chat as chats
+from smollm3_ft import data, encoding, gathered, models, rendering, shards, sources
+from smollm3_ft import documents as making
 from smollm3_ft.errors import ConfigError
+from smollm3_ft.formats import BadRow
 
 
 def turns(*answers: str) -> dict[str, Any]:
@@ -243,3 +246,17 @@ def test_a_row_of_which_nothing_is_to_be_learnt(prepare: Prepare) -> None:
     row = {"messages": [UNTRAINED[0], {"role": "assistant", "content": "It is 1.", "train": False}]}
     prepared = prepare([*facts(3), row], max_bad_rows=0.0, **ALONE)
     assert prepared.ledger["sources"][0]["dropped"] == {"no_trained_token": 1}
+
+
+def test_a_row_that_only_the_fast_way_renders_is_a_disagreement(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the certain way refuses what the fast one kept, the fast one is not to be trusted with any row."""
+    work = making.begin(configure().data, "sft", chats.load(tiny), True)
+    asked = rendering.Question([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}])
+    encoded, _ = making._encode(work, asked)
+
+    def refuse(*_: Any) -> Any:
+        raise BadRow("lost_text", "said otherwise")
+
+    monkeypatch.setattr(rendering, "exactly", refuse)
+    with pytest.raises(making.Unequal):
+        making._try(work, asked, encoded)
