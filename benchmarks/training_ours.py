@@ -73,7 +73,7 @@ def _nested(given: dict[str, Any]) -> dict[str, Any]:
 
 def make_plan(given: dict[str, Any]) -> Any:
     """Prepared data, and `plan.json` in a run's folder."""
-    from smollm3_ft import data, devices, fit, identity, models, resolve, runs, sources
+    from smollm3_ft import data, devices, fit, models, resolve, runs, sources
 
     run = runs.begin(resolve.resolve(given, environment={}).config)
     config = run.config
@@ -82,26 +82,7 @@ def make_plan(given: dict[str, Any]) -> Any:
     prepared = data.prepare(
         data.request(pinned, config.data, config.seed, "sft", Path(model.folder), model.chat_digest, *folders)
     )
-    work, device = fit.Work(prepared.sequences, prepared.tokens, prepared.longest), devices.detect()
-    settings = fit.settle(config, work, model, device)
-    plan = fit.TrainingPlan(
-        name=run.name,
-        run_id=run.run_id,
-        folder=run.folder,
-        config=config,
-        model=model,
-        weights=model.folder,
-        prepared=prepared,
-        device=device.kind,
-        device_name=device.name,
-        settings=settings,
-        predicted=fit.predict(config, settings, work, model, device),
-        code=identity.code(),
-        lock=identity.lock(),
-        versions=identity.versions(),
-    )
-    fit.write(run.path / "plan.json", plan)
-    return plan
+    return fit.made(run.run_id, run.path, config, model, prepared, devices.detect())
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Encoded(NamedTuple):
     asked_until: int
 
 
-class Sought(NamedTuple):
+class Search(NamedTuple):
     """Tokens looked for in texts: what all of them begin with, which is quickly ruled out, and a pattern of them."""
 
     hint: str
@@ -57,7 +57,7 @@ class Encoder(NamedTuple):
 
     text: tokenizers.Tokenizer
     control: dict[str, int]
-    special: Sought
+    special: Search
     fast: fastokens.Tokenizer | None
     is_control: npt.NDArray[np.bool_]  # of every token, by its number
     longest: int  # characters of a token, at most
@@ -98,7 +98,7 @@ def load(chat: Chat, try_fast: bool = True) -> Encoder:
     is_control = np.zeros(max(vocabulary.values()) + 1, dtype=np.bool_)
     is_control[list(chat.special_tokens.values())] = True
     exact = Encoder(
-        text, chat.special_tokens, _sought(chat.special_tokens), None, is_control, max(map(len, vocabulary))
+        text, chat.special_tokens, _search(chat.special_tokens), None, is_control, max(map(len, vocabulary))
     )
     if not try_fast:
         return exact
@@ -274,11 +274,11 @@ def _parts_well(encoder: Encoder, parts: tuple[str | int, ...]) -> bool:
     return all(encode_text(encoder, before + trial) == apart + encode_text(encoder, trial) for trial in trials)
 
 
-def _sought(tokens: Iterable[str]) -> Sought:
+def _search(tokens: Iterable[str]) -> Search:
     """A search for tokens, the longest first, in a group: splitting by its pattern keeps them."""
     ordered = sorted(tokens, key=len, reverse=True)
     pattern = "(" + "|".join(map(re.escape, ordered)) + ")" if ordered else r"((?!))"  # which nothing matches
-    return Sought(os.path.commonprefix(ordered), re.compile(pattern))  # noqa: RUF071  # of texts, not of paths
+    return Search(os.path.commonprefix(ordered), re.compile(pattern))  # noqa: RUF071  # of texts, not of paths
 
 
 def _agree(encoder: Encoder) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from smollm3_ft import files, identity
+from smollm3_ft import files, identity, models
 from smollm3_ft.config import Config
 from smollm3_ft.data import Prepared
 from smollm3_ft.devices import Device
@@ -82,6 +82,32 @@ class TrainingPlan(BaseModel):
     code: str
     lock: str
     versions: dict[str, str]
+
+
+def made(
+    run_id: str, folder: Path, config: Config, model: ModelPlan, prepared: Prepared, device: Device
+) -> TrainingPlan:
+    """Settle and predict for a device, then fetch the model, and write the run's `plan.json`."""
+    work = Work(prepared.sequences, prepared.tokens, prepared.longest)
+    settings = settle(config, work, model, device)
+    plan = TrainingPlan(
+        name=folder.name,
+        run_id=run_id,
+        folder=str(folder),
+        config=config,
+        model=model,
+        weights=str(models.fetch(model)),
+        prepared=prepared,
+        device=device.kind,
+        device_name=device.name,
+        settings=settings,
+        predicted=predict(config, settings, work, model, device),
+        code=identity.code(),
+        lock=identity.lock(),
+        versions=identity.versions(),
+    )
+    write(folder / "plan.json", plan)
+    return plan
 
 
 def settle(config: Config, work: Work, model: ModelPlan, device: Device) -> Settings:

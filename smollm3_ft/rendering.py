@@ -69,14 +69,11 @@ def shape_of(asked: Question) -> tuple[Any, ...]:
     return (asked.thinking, *(message["role"] for message in asked.messages))
 
 
-def is_plain(chat: Chat, asked: Question) -> bool:
-    """Whether the template cannot but treat these texts as any other: nothing that it looks for, nothing to strip."""
-    return sought_in(chat, asked) == []
-
-
 def sought_in(chat: Chat, asked: Question) -> list[tuple[int, str]] | None:
-    """What the template looks for and finds in texts, each with the index of its message; None where a conversation
-    has to be rendered for itself in any case."""
+    """What the template looks for and finds in texts, each with the index of its message.
+
+    None where a conversation has to be rendered for itself in any case: it has tools, or a text may be stripped.
+    """
     if asked.tools or asked.python_tools:
         return None
     found = []

@@ -7,7 +7,7 @@ import glob
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -49,9 +49,6 @@ class SourcePlan(BaseModel):
     # For the Hub, once fetched: the Arrow files of each split on this machine.
     cached: dict[str, tuple[str, ...]] | None = None
     digest: str
-
-
-Digests = Callable[[list[str]], list[str]]
 
 
 def locate(data: Data, runs_dir: Path | None = None) -> tuple[SourcePlan, ...]:

@@ -24,7 +24,6 @@ from smollm3_ft import (
     identity,
     journal,
     locks,
-    models,
     pages,
     processes,
     records,
@@ -68,27 +67,7 @@ def fit_to_device(run: Run, plan: Plan, prepared: Prepared, kept: TrainingPlan |
     """Settle every `auto` for this machine, fetch the model, and write `plan.json`, once for a run."""
     if kept is not None:
         return kept
-    device = devices.detect()
-    work = fit.Work(prepared.sequences, prepared.tokens, prepared.longest)
-    settings = fit.settle(run.config, work, plan.model, device)
-    made = TrainingPlan(
-        name=run.name,
-        run_id=run.run_id,
-        folder=run.folder,
-        config=run.config,
-        model=plan.model,
-        weights=str(models.fetch(plan.model)),
-        prepared=prepared,
-        device=device.kind,
-        device_name=device.name,
-        settings=settings,
-        predicted=fit.predict(run.config, settings, work, plan.model, device),
-        code=identity.code(),
-        lock=identity.lock(),
-        versions=identity.versions(),
-    )
-    fit.write(run.path / "plan.json", made)
-    return made
+    return fit.made(run.run_id, run.path, run.config, plan.model, prepared, devices.detect())
 
 
 @task(**options("evaluate base", timeout=DAYS))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from smollm3_ft import chat as chats
-from smollm3_ft import data, devices, fit, identity, layers, models, resolve, runs, shards, sources
+from smollm3_ft import data, devices, fit, layers, models, resolve, runs, shards, sources
 from smollm3_ft.config import Config
 from smollm3_ft.data import Prepared
 from smollm3_ft.errors import ConfigError, Problem
@@ -108,27 +108,8 @@ def make_plan(tiny: Path) -> MakePlan:
         folders = (runs_dir, run.path / "data")
         asked = data.request(pinned, config.data, config.seed, "sft", tiny, model.chat_digest, *folders)
         prepared = data.prepare(asked)
-        work = fit.Work(prepared.sequences, prepared.tokens, prepared.longest)
         device = devices.Device("cpu", "the test's CPU", 2**33, 2e10)
-        chosen = fit.settle(config, work, model, device)
-        plan = TrainingPlan(
-            name=name,
-            run_id=run.run_id,
-            folder=run.folder,
-            config=config,
-            model=model,
-            weights=model.folder,
-            prepared=prepared,
-            device=device.kind,
-            device_name=device.name,
-            settings=chosen,
-            predicted=fit.predict(config, chosen, work, model, device),
-            code=identity.code(),
-            lock=identity.lock(),
-            versions=identity.versions(),
-        )
-        fit.write(run.path / "plan.json", plan)
-        return plan
+        return fit.made(run.run_id, run.path, config, model, prepared, device)
 
     return make
 

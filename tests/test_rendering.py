@@ -93,7 +93,7 @@ def test_texts_that_a_template_may_treat_apart_are_rendered_for_themselves(
 ) -> None:
     """White space at an end, nothing at all, and what the template looks for make a conversation no plain one."""
     asked = Question([{"role": "user", "content": text}, {"role": "assistant", "content": "x"}])
-    assert rendering.is_plain(smollm3, asked) is plain
+    assert (rendering.sought_in(smollm3, asked) == []) is plain
 
 
 @pytest.mark.parametrize(("index", "harmless"), [(0, False), (1, True), (2, True), (4, True)])

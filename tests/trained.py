@@ -1,0 +1,108 @@
+"""Runs that are trained for the tests: undisturbed, killed, stopped, damaged."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from smollm3_ft import checkpoints, fit, processes
+from smollm3_ft.errors import FinetuneError
+from smollm3_ft.fit import TrainingPlan
+
+# The training process, sent a signal by itself as soon as its journal holds a line: at the worst moment, every time.
+SIGNALLED = """
+import os, signal, sys
+from smollm3_ft import journal, processes, training
+
+number, kind, step = signal.Signals[sys.argv.pop()], sys.argv.pop(), int(sys.argv.pop())
+write = journal.Journal.write
+
+
+def then_send(self, written, values, at=None):
+    write(self, written, values, at)
+    if at == step and kind in (written, values.get("what")):
+        os.kill(os.getpid(), number)
+
+
+journal.Journal.write = then_send
+os._exit(processes.child(training.main))
+"""
+STEPS = {
+    "train__max_steps": 20,  # in the middle of an epoch
+    "train__batch_size": 4,
+    "train__effective_batch_size": 8,
+    "train__warmup_steps": 4,
+    "train__save_steps": 4,
+    "train__eval_steps": 5,
+    "train__logging_steps": 3,
+}
+# Every row in a single step, two at a time.
+ONE_STEP = {
+    "data__packing": False,
+    "data__validation": "none",
+    "data__test": "none",
+    "train__batch_size": 2,
+    "train__effective_batch_size": 60,
+    "train__max_steps": 1,
+    "train__warmup_steps": 0,
+    "train__logging_steps": 1,
+}
+
+
+class Trained(NamedTuple):
+    """A run that was trained, and how each of its attempts ended."""
+
+    plan: TrainingPlan
+    ends: list[Exception | None]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.plan.folder)
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+    def told(self, *kinds: str) -> list[tuple[Any, ...]]:
+        """What must not depend on what happened on the way: ids without the run, steps, and values without times."""
+        timed = ("tokens_per_second", "memory_bytes")
+        return [
+            (line["id"].partition(":")[2], line["step"], {k: v for k, v in line["values"].items() if k not in timed})
+            for line in self.lines
+            if line["kind"] in kinds
+        ]
+
+
+def attempt(plan: TrainingPlan, *signalled: str) -> Exception | None:
+    """Train once. Returns how it ended."""
+    module = "signalled" if signalled else "smollm3_ft.training"
+    try:
+        processes.run(module, f"{plan.folder}/plan.json", *signalled, on_line=print)
+    except FinetuneError as error:
+        return error
+    return None
+
+
+def undisturbed(plan: TrainingPlan) -> Trained:
+    return Trained(plan, [attempt(plan)])
+
+
+def disturbed(plan: TrainingPlan) -> Trained:
+    """Killed at its first checkpoint, stopped, its newest checkpoint damaged, and killed before it wrote its model."""
+    folder = Path(plan.folder)
+    ends = [attempt(plan, "4", "checkpoint", "SIGKILL"), attempt(plan, "9", "train", "SIGTERM")]
+    newest = checkpoints.complete(folder / "checkpoints")[-1] / "model.safetensors"
+    content = newest.read_bytes()
+    newest.write_bytes(content[:-50] + bytes(50))
+    ends += [attempt(plan, "20", "checkpoint", "SIGKILL"), attempt(plan)]
+    return Trained(plan, ends)
+
+
+def killed(plan: TrainingPlan) -> Trained:
+    """Killed at its second checkpoint, and at its last."""
+    return Trained(plan, [*(attempt(plan, step, "checkpoint", "SIGKILL") for step in ("8", "20")), attempt(plan)])
+
+
+def of_other_code(plan: TrainingPlan) -> Trained:
+    """Its plan was made by other code."""
+    fit.write(Path(plan.folder) / "plan.json", plan.model_copy(update={"code": "0" * 32}))
+    return undisturbed(plan)
