@@ -1,35 +1,27 @@
-"""Fitting a run to its device: every `auto` value settled, and memory, time and disk predicted, by plain arithmetic."""
+"""Fitting a run to its device: every `auto` value settled, and `plan.json`."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from smollm3_ft import files, identity, models
+from smollm3_ft import files, identity, models, predictions
 from smollm3_ft.config import Config
 from smollm3_ft.data import Prepared
 from smollm3_ft.devices import Device
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.models import BYTES, ModelPlan
+from smollm3_ft.predictions import Work
 
 TRAINED = "training.json"  # the record of a finished training, beside plan.json
 ROOM = 0.9  # of the device's memory may be planned for
-LIBRARIES = 650 * 2**20  # bytes that torch and what it loads take before any model, on the CPU as on CUDA
 LEARNING_RATES = {"none": 2e-5, "lora": 2e-4}
 LARGEST_BATCH, STEPS_WANTED = 32, 100
 CHECKPOINTS, VALIDATIONS = 10, 5
 SECONDS_AT_RISK = 600  # of work, between two checkpoints
-
-
-class Work(NamedTuple):
-    """What there is to train on: sequences and tokens an epoch, and the longest sequence."""
-
-    sequences: int
-    tokens: int
-    longest: int
 
 
 class Settings(BaseModel):
@@ -116,7 +108,7 @@ def settle(config: Config, work: Work, model: ModelPlan, device: Device) -> Sett
     wanted, batch, accumulation = _sizes(config, work, model, device)
     checkpointing = train.gradient_checkpointing
     if checkpointing == "auto":
-        fits = memory(config, batch, work.longest, model, checkpointing=False) <= ROOM * device.memory
+        fits = predictions.memory(config, batch, work.longest, model, checkpointing=False) <= ROOM * device.memory
         checkpointing = device.kind == "cuda" and not fits
     steps_an_epoch = max(1, math.ceil(work.sequences / wanted))
     steps = train.max_steps or math.ceil(steps_an_epoch * train.epochs)
@@ -124,7 +116,7 @@ def settle(config: Config, work: Work, model: ModelPlan, device: Device) -> Sett
     if warmup > steps:
         what = f"{warmup} are more than the run's {steps} steps, so the learning rate would never be reached"
         raise ConfigError(Problem("train.warmup_steps", what, "leave it auto"))
-    seconds_a_step = _seconds(config, work, model, device) / steps_an_epoch
+    seconds_a_step = predictions.seconds(config, work, model, device) / steps_an_epoch
     at_risk = max(1, int(SECONDS_AT_RISK / max(seconds_a_step, 1e-9)))
     return Settings(
         effective_batch_size=wanted,
@@ -142,29 +134,20 @@ def settle(config: Config, work: Work, model: ModelPlan, device: Device) -> Sett
 
 def predict(config: Config, settings: Settings, work: Work, model: ModelPlan, device: Device) -> Predicted:
     """Tokens, memory, time and disk of the whole training."""
-    trained = _trained_parameters(config, model)
+    trained = predictions.trained_parameters(config, model)
     checkpoint = trained * 12  # float32 weights and two moments
     kept = config.train.save_total_limit + 1  # one more while it is being written
     final = model.parameters * BYTES[config.model.dtype]
     return Predicted(
         tokens=int(work.tokens * settings.epochs),
-        memory_bytes=memory(config, settings.batch_size, work.longest, model, settings.gradient_checkpointing),
-        seconds=_seconds(config, work, model, device) * settings.epochs,
+        memory_bytes=predictions.memory(
+            config, settings.batch_size, work.longest, model, settings.gradient_checkpointing
+        ),
+        seconds=predictions.seconds(config, work, model, device) * settings.epochs,
         checkpoint_bytes=checkpoint,
         model_bytes=final,
         disk_bytes=checkpoint * kept + final,
     )
-
-
-def memory(config: Config, batch: int, longest: int, model: ModelPlan, checkpointing: bool) -> int:
-    """Peak bytes on the device: weights, gradients and Adam's moments, activations, and the logits of the loss."""
-    item = BYTES[config.model.dtype]
-    trained = _trained_parameters(config, model)
-    fixed = model.parameters * 16 if config.train.adapter == "none" else model.parameters * item + trained * 16
-    tokens = batch * longest
-    layer = 32 * item * model.hidden  # bytes of activations that a token leaves in a layer
-    kept = item * model.hidden * model.layers + layer if checkpointing else layer * model.layers
-    return int(LIBRARIES + fixed + tokens * (kept + model.vocabulary * (item + 4)))
 
 
 def write(path: Path, plan: TrainingPlan) -> None:
@@ -242,20 +225,8 @@ def _largest(config: Config, wanted: int, work: Work, model: ModelPlan, device: 
     """The largest micro-batch that divides the wanted batch and fits."""
     checkpointing = config.train.gradient_checkpointing is not False
     for batch in sorted((b for b in range(1, wanted + 1) if wanted % b == 0), reverse=True):
-        if memory(config, batch, work.longest, model, checkpointing) <= ROOM * device.memory:
+        if predictions.memory(config, batch, work.longest, model, checkpointing) <= ROOM * device.memory:
             return batch
-    needed = files.gib(memory(config, 1, work.longest, model, checkpointing))
+    needed = files.gib(predictions.memory(config, 1, work.longest, model, checkpointing))
     what = f"one sequence of {work.longest} tokens needs {needed}, {device.name} has {files.gib(device.memory)}"
     raise ConfigError(Problem("train.batch_size", what, "use train.adapter=lora, or lower data.max_length"))
-
-
-def _trained_parameters(config: Config, model: ModelPlan) -> int:
-    if config.train.adapter == "none":
-        return model.parameters
-    return 2 * config.train.lora.r * model.hidden * model.layers * 14  # seven linear layers, two matrices each
-
-
-def _seconds(config: Config, work: Work, model: ModelPlan, device: Device) -> float:
-    """An epoch: six operations a weight and token (four with a frozen base), at the device's usual rate."""
-    operations = 6 if config.train.adapter == "none" else 4
-    return operations * model.parameters * work.tokens / device.flops

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from smollm3_ft import chat, devices, documents, files, fit, models, packing, preparing, sources
+from smollm3_ft import chat, devices, documents, files, fit, models, packing, predictions, preparing, sources
 from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.models import ModelPlan
@@ -90,7 +90,7 @@ def _estimate(config: Config, model: ModelPlan, pinned: tuple[SourcePlan, ...]) 
         return Estimate(rows=rows, tokens=None, settings=None, predicted=None, device=device.name)
     packed = len(packing.pack(np.array(sampled), config.data.max_length)) if config.data.packing else len(sampled)
     longest = config.data.max_length if config.data.packing else max(sampled)
-    work = fit.Work(max(1, round(packed * kept / len(sampled))), tokens, longest)
+    work = predictions.Work(max(1, round(packed * kept / len(sampled))), tokens, longest)
     settings = fit.settle(config, work, model, device)
     predicted = fit.predict(config, settings, work, model, device)
     return Estimate(rows=rows, tokens=tokens, settings=settings, predicted=predicted, device=device.name)

@@ -21,7 +21,7 @@ from smollm3_ft.errors import ConfigError, Problem, TrainingError
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.journal import Journal
 from smollm3_ft.progress import PROGRESS, Progress
-from smollm3_ft.trainers import SftTrainer
+from smollm3_ft.sft import SftTrainer
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from conftest import MakePlan, configure, facts
 
-from smollm3_ft import fit, identity
+from smollm3_ft import fit, identity, predictions
 from smollm3_ft.devices import Device
 from smollm3_ft.errors import ConfigError
 from smollm3_ft.fit import Settings, TrainingPlan, Work
@@ -82,7 +82,7 @@ def test_sizes_that_do_not_divide(effective: int, other: dict[str, int]) -> None
 
 def test_a_small_device_accumulates() -> None:
     """Where a whole batch does not fit at once, it is taken in parts that do."""
-    needed = fit.memory(configure(**ALL_AUTO), 2, 128, MILLION, checkpointing=False)
+    needed = predictions.memory(configure(**ALL_AUTO), 2, 128, MILLION, checkpointing=False)
     small = Device("cpu", "small", int(needed / fit.ROOM) + 1, 1e10)
     settings = settled(device=small, train__effective_batch_size=8, train__gradient_checkpointing=False)
     assert (settings.batch_size, settings.gradient_accumulation_steps) == (2, 4)
@@ -163,7 +163,7 @@ def test_memory_grows_with_the_parameters(adapter: str, bytes_each: int) -> None
     """A trained parameter takes its float32 master, its gradient and two moments; a frozen one itself in bfloat16."""
     config = configure(model__dtype="bfloat16", train__adapter=adapter)
     double = SMOLLM3.model_copy(update={"parameters": 2 * SMOLLM3.parameters})
-    more = fit.memory(config, 1, 64, double, checkpointing=False) - fit.memory(
+    more = predictions.memory(config, 1, 64, double, checkpointing=False) - predictions.memory(
         config, 1, 64, SMOLLM3, checkpointing=False
     )
     assert more == bytes_each * SMOLLM3.parameters
@@ -173,11 +173,11 @@ def test_memory_grows_with_the_tokens() -> None:
     """Longer rows and larger batches take memory alike, and less of it where activations are computed again."""
     config = configure()
     once, twice, longer = (
-        fit.memory(config, batch, length, MILLION, checkpointing=False)
+        predictions.memory(config, batch, length, MILLION, checkpointing=False)
         for batch, length in ((1, 64), (2, 64), (1, 128))
     )
     assert twice == longer > once
-    assert fit.memory(config, 2, 64, MILLION, checkpointing=True) < twice
+    assert predictions.memory(config, 2, 64, MILLION, checkpointing=True) < twice
 
 
 def test_predictions_grow_with_the_epochs() -> None:

@@ -14,10 +14,10 @@ from smollm3_ft.errors import ProcessDied
 # The training process, writing down the tokens of every micro-batch, and killed at the checkpoint of a step.
 RECORDED = """
 import json, os, signal, sys
-from smollm3_ft import journal, processes, trainers, training
+from smollm3_ft import journal, processes, sft, training
 
 step, record = int(sys.argv.pop()), sys.argv.pop()
-train, write = trainers.SftTrainer.training_step, journal.Journal.write
+train, write = sft.SftTrainer.training_step, journal.Journal.write
 
 
 def recorded(self, model, inputs, *rest, **named):
@@ -32,7 +32,7 @@ def then_die(self, written, values, at=None):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-trainers.SftTrainer.training_step, journal.Journal.write = recorded, then_die
+sft.SftTrainer.training_step, journal.Journal.write = recorded, then_die
 os._exit(processes.child(training.main))
 """
 SEQUENCES = 23  # six steps of four, the last of three; micro-batches of two, the last of one

@@ -1,0 +1,162 @@
+"""Supervised fine-tuning: TRL's trainer with our journal, our data order, complete checkpoints, and an exact loss.
+
+What is overridden of TRL and transformers, and why, stands in docs/upstream.md.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+import trl
+
+from smollm3_ft import batches, checkpoints, disk, files, order, scoring
+from smollm3_ft.errors import TrainingError
+from smollm3_ft.fit import TrainingPlan
+from smollm3_ft.journal import Journal
+from smollm3_ft.progress import PROGRESS, Progress
+
+
+class Order(torch.utils.data.Sampler[int]):
+    """The sequences of an epoch, as `order.py` says: `smollm3-ft rows` asks the same function afterwards."""
+
+    def __init__(self, seed: int, count: int) -> None:
+        self.seed = seed
+        self.count = count
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the data loader before each epoch, of a resumed training too."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        yield from order.epoch_order(self.seed, self.epoch, self.count).tolist()
+
+
+class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no types
+    """TRL's trainer with our journal, complete checkpoints, and an exact validation loss."""
+
+    def __init__(self, *, plan: TrainingPlan, journal: Journal, folder: Path, **options: Any) -> None:
+        super().__init__(**options)
+        self.plan = plan
+        self.journal = journal
+        self.folder = folder
+        self.progress = Progress()
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
+        self.progress.add(loss.detach(), inputs)
+        return loss
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,  # noqa: ARG002  # as transformers calls it
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor:
+        """Nats a trained token of the whole step. Logits are made before trained tokens, and nowhere else."""
+        labels = inputs["labels"][0]
+        before = (labels[1:] != batches.IGNORED).nonzero()[:, 0]
+        states = {name: value for name, value in inputs.items() if name != "labels"}
+        logits = model(**states, logits_to_keep=before, use_cache=False).logits[0]
+        targets = labels[before + 1]
+        step = self.state.global_step + 1
+        if step % self.args.logging_steps == 0 or step >= self.state.max_steps:
+            self.progress.judge(logits, targets)
+        loss = scoring.cross_entropy(logits, targets)
+        return loss / (len(before) if num_items_in_batch is None else num_items_in_batch)
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        """Called between the gradients and the optimizer: what is no number must not become weights."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        for name, value in (("loss", self.progress.window_loss), ("grad_norm", norm)):
+            self._demand_finite(name, float(value), self.state.global_step + 1)
+        return norm
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:  # noqa: ARG002  # as TRL calls it
+        """Write the journal instead of transformers' own history, which grows with every save."""
+        self._metrics["train"].clear()
+        if "loss" not in logs:
+            return
+        values = {
+            **self.progress.line(),
+            "learning_rate": float(logs["learning_rate"]),
+            "grad_norm": float(logs.get("grad_norm", math.nan)),
+            "epoch": float(self.state.epoch or 0.0),
+            "memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _peak_memory(),
+        }
+        self.journal.write("train", values, self.state.global_step)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Nats a trained token of the whole validation split, whatever the batches."""
+        rows = self.eval_dataset.to_list()
+        model = self.accelerator.unwrap_model(self.model)
+        base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+        tokens = self.plan.settings.batch_size * self.plan.config.data.max_length
+        scores = scoring.score(base, rows, tokens)
+        loss = scoring.mean_loss(scores)
+        correct = sum(one.correct for one in scores) / max(1, sum(one.tokens for one in scores))
+        self.journal.write("eval", {"loss": loss, "token_accuracy": correct}, self.state.global_step)
+        self._demand_finite("validation loss", loss, self.state.global_step)
+        return {"eval_loss": loss}
+
+    def take_over(self, checkpoint: Path) -> None:
+        """Become what the last checkpoint holds, without a step."""
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = transformers.TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+
+    def check_weights(self) -> None:
+        """Raise TrainingError where a weight is no number any more: it must be neither saved nor published."""
+        for name, weight in self.model.named_parameters():
+            if not bool(torch.isfinite(weight).all()):
+                self._demand_finite(name, math.nan, self.state.global_step)
+
+    def _demand_finite(self, name: str, value: float, step: int) -> None:
+        if not math.isfinite(value):
+            self.journal.write("alert", {"what": f"{name} is {value}", "level": "error"}, step)
+            remedy = "lower train.learning_rate and start over with --fresh"
+            raise TrainingError(f"the training diverged: {name} is {value} at step {step}", remedy)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Order:
+        return Order(self.plan.config.seed, len(self.train_dataset if train_dataset is None else train_dataset))
+
+    def _get_output_dir(self, trial: Any) -> str:  # noqa: ARG002  # transformers calls it so
+        return str(self.folder / ".partial-save")
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save into a partial folder, then make it a checkpoint as a whole. TRL's card is left out."""
+        self.check_weights()
+        staging = self.folder / ".partial-save"
+        shutil.rmtree(staging, ignore_errors=True)
+        step = self.state.global_step
+        staged = staging / f"checkpoint-{step}"
+        try:
+            with disk.named_when_full(self.folder, self.plan.predicted.checkpoint_bytes):
+                transformers.Trainer._save_checkpoint(self, model, trial)
+                (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
+                files.write_json(staged / PROGRESS, self.progress.saved())
+                self.journal.sync()
+                checkpoints.publish(staged, self.folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        checkpoints.rotate(self.folder, self.plan.config.train.save_total_limit)
+        self.journal.write("event", {"what": "checkpoint"}, step)
+
+
+def _peak_memory() -> int:
+    """The process's largest resident size so far, in bytes."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
