@@ -68,9 +68,14 @@ def publish(staged: Path, folder: Path) -> Path:
     return final
 
 
-def rotate(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, by step; a deletion cut short leaves no half checkpoint."""
+def rotate(folder: Path, keep: int, best: int | None = None) -> None:
+    """Delete all but the newest `keep` checkpoints, by step, and the `best` one.
+
+    A deletion cut short leaves no half checkpoint.
+    """
     for checkpoint in complete(folder)[:-keep]:
+        if step(checkpoint) == best:
+            continue
         (checkpoint / MANIFEST).unlink()  # from here on it does not count
         shutil.rmtree(checkpoint)
 

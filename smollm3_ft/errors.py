@@ -54,6 +54,10 @@ class ProcessDied(TrainingError):
     """A child process was ended by a signal: what it had saved is there, so trying again goes on from it."""
 
 
+class Stalled(ProcessDied):
+    """A child process that no longer went on, and was ended: trying again goes on from what it had saved."""
+
+
 class Stopped(TrainingError):
     """A child process was told to stop by somebody else: not a failure, and not to be tried again by itself."""
 

@@ -23,6 +23,7 @@ from smollm3_ft.errors import ConfigError, DataError, FinetuneError, Problem, Pr
 INTERRUPTED = 75  # the exit code of a child that was told to stop, saved, and ended
 FAILED = 70
 MARK = "smollm3-ft failed: "
+BEAT = "smollm3-ft goes on"
 SECONDS_TO_STOP = 30
 KINDS: dict[str, type[FinetuneError]] = {"config": ConfigError, "data": DataError, "training": TrainingError}
 PARENT = "SMOLLM3_FT_PARENT"  # the parent's process id: a child looks for it when it has imported its libraries
@@ -34,9 +35,13 @@ def run(
     *arguments: str,
     on_line: Callable[[str], None],
     on_tick: Callable[[], None] = lambda: None,
+    on_beat: Callable[[], None] = lambda: None,
     inherit: Sequence[int] = (),
 ) -> None:
     """Run `python -m module arguments` to its end. `on_line` gets its output, `on_tick` is called twice a second.
+
+    `on_beat` is called by the listening thread whenever the child says that it goes on. What `on_tick` raises ends the
+    child, ProcessDied at once.
 
     Raises ProcessDied where a signal ended it, TrainingError or ConfigError with its own words where it failed. When
     this process is interrupted, the child is told to stop, and ended if it has not done so in 30 seconds.
@@ -55,10 +60,14 @@ def run(
     assert process.stdout is not None
     last: collections.deque[str] = collections.deque(maxlen=30)
     context = contextvars.copy_context()  # the log belongs to the step that started the process
-    listener = threading.Thread(target=context.run, args=(_listen, process.stdout, last, on_line), daemon=True)
+    listener = threading.Thread(target=context.run, args=(_listen, process.stdout, last, on_line, on_beat), daemon=True)
     listener.start()
     try:
         _wait(process, on_tick)
+    except ProcessDied:
+        process.kill()
+        process.wait()
+        raise
     except BaseException:
         _stop(process)
         raise
@@ -79,6 +88,11 @@ def child(work: Callable[[], None]) -> int:
         print(MARK + json.dumps(words), flush=True)  # noqa: T201  # the parent reads it
         return FAILED
     return 0
+
+
+def beat() -> None:
+    """Say to the parent that this child goes on."""
+    print(BEAT, flush=True)  # noqa: T201  # the parent listens
 
 
 class StopRequest:
@@ -130,10 +144,14 @@ def _environment() -> dict[str, str]:
     return {**kept, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def _listen(output: IO[str], last: collections.deque[str], on_line: Callable[[str], None]) -> None:
+def _listen(
+    output: IO[str], last: collections.deque[str], on_line: Callable[[str], None], on_beat: Callable[[], None]
+) -> None:
     for line in output:
         text = line.rstrip()
-        if text:
+        if text == BEAT:
+            on_beat()
+        elif text:
             last.append(text)
             if not text.startswith(MARK):
                 on_line(text)

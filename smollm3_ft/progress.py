@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from smollm3_ft import batches
+from smollm3_ft.alarms import Losses
 
 PROGRESS = "progress.json"
+
+
+class Best(NamedTuple):
+    """The best validation so far, and how many came after it."""
+
+    step: int | None = None
+    loss: float | None = None
+    since: int = 0
+
+    def after(self, step: int, loss: float) -> Best:
+        """What holds after another validation."""
+        return Best(step, loss) if self.loss is None or loss < self.loss else self._replace(since=self.since + 1)
 
 
 class Progress:
@@ -21,7 +34,10 @@ class Progress:
         self.supervised_tokens: int = saved.get("supervised_tokens", 0)
         self.padding: int = saved.get("padding", 0)
         self.window_steps: int = saved.get("window_steps", 0)
-        self.window_loss = torch.tensor(saved.get("window_loss", 0.0), dtype=torch.float32)
+        self.window_loss: float = saved.get("window_loss", 0.0)
+        self.losses = Losses(saved.get("losses"))
+        self.best = Best(**saved["best"]) if "best" in saved else Best()
+        self.step_loss = torch.tensor(0.0)
         self.window_start = time.monotonic()
         self.window_tokens = 0
         self.judged = 0  # trained tokens of the step that a line is written for, and the hits among them
@@ -39,17 +55,26 @@ class Progress:
         self.padding += sum(positions.numel() for positions in inputs["documents"]) - size
         self.window_tokens += size
         self.supervised_tokens += int((inputs["labels"] != batches.IGNORED).sum())
-        self.window_loss = self.window_loss.to(loss.device) + loss.float()
+        self.step_loss = self.step_loss.to(loss.device) + loss.float()
+
+    def end_step(self) -> float:
+        """All micro-batches of a step are counted. Returns its loss."""
+        loss = float(self.step_loss)
+        self.step_loss = torch.zeros_like(self.step_loss)
+        self.window_loss += loss
+        self.window_steps += 1
+        return loss
 
     def saved(self) -> dict[str, Any]:
-        names = ("tokens", "supervised_tokens", "padding", "window_steps")
-        return {name: getattr(self, name) for name in names} | {"window_loss": float(self.window_loss)}
+        names = ("tokens", "supervised_tokens", "padding", "window_steps", "window_loss")
+        counts = {name: getattr(self, name) for name in names}
+        return {**counts, "losses": self.losses.saved(), "best": self.best._asdict()}
 
     def line(self) -> dict[str, float]:
         """The values of a journal line, and a new window."""
         seconds = max(1e-9, time.monotonic() - self.window_start)
         values = {
-            "loss": float(self.window_loss) / max(1, self.window_steps),
+            "loss": self.window_loss / max(1, self.window_steps),
             "token_accuracy": float(self.hits) / max(1, self.judged),
             "tokens": self.tokens,
             "supervised_tokens": self.supervised_tokens,
@@ -57,5 +82,5 @@ class Progress:
             "padding_share": self.padding / max(1, self.padding + self.tokens),
         }
         self.window_steps, self.window_tokens, self.window_start = 0, 0, time.monotonic()
-        self.window_loss, self.hits, self.judged = torch.zeros_like(self.window_loss), torch.zeros_like(self.hits), 0
+        self.window_loss, self.hits, self.judged = 0.0, torch.zeros_like(self.hits), 0
         return values

@@ -86,6 +86,8 @@ def _contradictions(config: Config) -> Iterator[Problem]:
             )
     if train.method == "sft" and (train.loss is not None or train.beta is not None):
         yield Problem("train.loss", "belongs to train.method=dpo", "leave loss and beta out")
+    if train.early_stopping_patience is not None and data.validation is None:
+        yield Problem("train.early_stopping_patience", "needs validation rows", "give data.validation")
     if isinstance(data.source, tuple):
         for key in ("config", "split", "columns", "format"):
             if getattr(data, key) not in (None, "auto"):

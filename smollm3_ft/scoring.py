@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +23,9 @@ class Score(NamedTuple):
 
 
 @torch.no_grad()
-def score(model: Any, rows: Sequence[dict[str, Any]], tokens_at_once: int) -> list[Score]:
+def score(
+    model: Any, rows: Sequence[dict[str, Any]], tokens_at_once: int, on_batch: Callable[[], None] = lambda: None
+) -> list[Score]:
     """Score each row, in the given order, whatever the batches. The model is put into evaluation mode and back."""
     was_training = model.training
     model.eval()
@@ -31,6 +33,7 @@ def score(model: Any, rows: Sequence[dict[str, Any]], tokens_at_once: int) -> li
     try:
         with attention.per_document(model):
             for indices in _grouped(rows, tokens_at_once):
+                on_batch()
                 for index, one in zip(indices, _score_batch(model, [rows[i] for i in indices]), strict=True):
                     scores[index] = one
     finally:

@@ -16,10 +16,10 @@ import torch
 import transformers
 import trl
 
-from smollm3_ft import batches, checkpoints, disk, files, order, scoring
+from smollm3_ft import batches, checkpoints, disk, files, order, processes, scoring
 from smollm3_ft.errors import TrainingError
 from smollm3_ft.fit import TrainingPlan
-from smollm3_ft.journal import Journal
+from smollm3_ft.journal import Journal, read
 from smollm3_ft.progress import PROGRESS, Progress
 
 
@@ -51,10 +51,12 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         self.journal = journal
         self.folder = folder
         self.progress = Progress()
+        self.alerted = {record.step for record in read(Path(plan.folder) / "metrics.jsonl") if record.kind == "alert"}
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
+        processes.beat()
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
         self.progress.add(loss.detach(), inputs)
         return loss
@@ -81,8 +83,12 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         """Called between the gradients and the optimizer: what is no number must not become weights."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        for name, value in (("loss", self.progress.window_loss), ("grad_norm", norm)):
-            self._demand_finite(name, float(value), self.state.global_step + 1)
+        step, loss = self.state.global_step + 1, self.progress.end_step()
+        for name, value in (("loss", loss), ("grad_norm", float(norm))):
+            self._demand_finite(name, value, step)
+        said = self.progress.losses.add(loss, step, self.state.max_steps)
+        if said and step not in self.alerted:
+            self.journal.write("alert", {"what": said, "level": "warning"}, step)
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:  # noqa: ARG002  # as TRL calls it
@@ -101,21 +107,51 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Nats a trained token of the whole validation split, whatever the batches."""
+        self.control.should_evaluate = False  # or the end of an epoch would validate the same step once more
         rows = self.eval_dataset.to_list()
         model = self.accelerator.unwrap_model(self.model)
         base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
         tokens = self.plan.settings.batch_size * self.plan.config.data.max_length
-        scores = scoring.score(base, rows, tokens)
+        scores = scoring.score(base, rows, tokens, on_batch=processes.beat)
         loss = scoring.mean_loss(scores)
         correct = sum(one.correct for one in scores) / max(1, sum(one.tokens for one in scores))
         self.journal.write("eval", {"loss": loss, "token_accuracy": correct}, self.state.global_step)
         self._demand_finite("validation loss", loss, self.state.global_step)
+        self._judge(loss)
         return {"eval_loss": loss}
 
+    def _judge(self, loss: float) -> None:
+        """With a patience: save what is best, and stop where nothing better has come for long."""
+        patience = self.plan.config.train.early_stopping_patience
+        if patience is None:
+            return
+        self.progress.best = self.progress.best.after(self.state.global_step, loss)
+        if self.progress.best.since == 0:
+            self.control.should_save = True
+        if self.progress.best.since >= patience:
+            self.control.should_training_stop = True
+
+    def is_last(self, step: int) -> bool:
+        """Whether no step follows: all are made, or validation has not become better for as long as was said."""
+        patience = self.plan.config.train.early_stopping_patience
+        return step >= self.plan.settings.steps or (patience is not None and self.progress.best.since >= patience)
+
     def take_over(self, checkpoint: Path) -> None:
-        """Become what the last checkpoint holds, without a step."""
+        """Become what a checkpoint holds, without a step."""
         self._load_from_checkpoint(str(checkpoint))
         self.state = transformers.TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+
+    def take_best(self) -> None:
+        """With a patience: the weights of the best validation in place of the last."""
+        step = self.progress.best.step
+        if step in (None, self.state.global_step):
+            return
+        checkpoint = self.folder / f"checkpoint-{step}"
+        if checkpoints.is_undamaged(checkpoint):
+            self._load_from_checkpoint(str(checkpoint))
+        else:
+            what = f"{checkpoint.name}, the best, is damaged or gone: the model has the last step's weights"
+            self.journal.write("alert", {"what": what, "level": "warning"}, self.state.global_step)
 
     def check_weights(self) -> None:
         """Raise TrainingError where a weight is no number any more: it must be neither saved nor published."""
@@ -138,6 +174,7 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save into a partial folder, then make it a checkpoint as a whole. TRL's card is left out."""
         self.check_weights()
+        processes.beat()
         staging = self.folder / ".partial-save"
         shutil.rmtree(staging, ignore_errors=True)
         step = self.state.global_step
@@ -148,10 +185,11 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
                 (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
                 files.write_json(staged / PROGRESS, self.progress.saved())
                 self.journal.sync()
+                processes.beat()
                 checkpoints.publish(staged, self.folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-        checkpoints.rotate(self.folder, self.plan.config.train.save_total_limit)
+        checkpoints.rotate(self.folder, self.plan.config.train.save_total_limit, self.progress.best.step)
         self.journal.write("event", {"what": "checkpoint"}, step)
 
 

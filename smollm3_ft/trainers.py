@@ -24,8 +24,7 @@ def sft(plan: TrainingPlan, journal: Journal, stop: StopRequest) -> SftTrainer:
     """Supervised fine-tuning: cross-entropy on the trained tokens of packed documents."""
     train, folder = plan.config.train, Path(plan.prepared.folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(plan.weights)
-    watch = Watch(stop)
-    trainer = SftTrainer(
+    return SftTrainer(
         plan=plan,
         journal=journal,
         folder=Path(plan.folder) / "checkpoints",
@@ -36,10 +35,8 @@ def sft(plan: TrainingPlan, journal: Journal, stop: StopRequest) -> SftTrainer:
         eval_dataset=datasets.Dataset.from_file(str(folder / "validation.arrow")) if _validates(plan) else None,
         processing_class=tokenizer,
         peft_config=_lora(plan) if train.adapter == "lora" else None,
-        callbacks=[watch],
+        callbacks=[Watch(stop)],
     )
-    watch.trainer = trainer
-    return trainer
 
 
 TRAINERS: dict[str, Callable[[TrainingPlan, Journal, StopRequest], SftTrainer]] = {"sft": sft}

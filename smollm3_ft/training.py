@@ -48,10 +48,11 @@ def main() -> None:
     journal.write("event", {"what": "resumed" if checkpoint else "started"}, step)
     with disk.named_when_full(folder):
         _train(trainer, plan, checkpoint)
-    if stop and trainer.state.global_step < plan.settings.steps:
+    if stop and not trainer.is_last(trainer.state.global_step):
         journal.write("event", {"what": "interrupted"}, trainer.state.global_step)
         journal.sync()
         sys.exit(processes.INTERRUPTED)
+    trainer.take_best()
     trainer.check_weights()
     with disk.named_when_full(folder, plan.predicted.model_bytes):
         _save_model(trainer, plan, folder / "model")
@@ -62,7 +63,7 @@ def main() -> None:
 
 def _train(trainer: SftTrainer, plan: TrainingPlan, checkpoint: Path | None) -> None:
     try:
-        if checkpoint and checkpoints.step(checkpoint) >= plan.settings.steps:
+        if checkpoint and trainer.is_last(checkpoints.step(checkpoint)):
             trainer.take_over(checkpoint)  # the loop would make one step more
         else:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -90,6 +91,7 @@ def _result(plan: TrainingPlan, trainer: SftTrainer, resumed_from: int) -> dict[
     rates = [float(r.values["tokens_per_second"]) for r in records]
     return {
         "steps": trainer.state.global_step,
+        "best_step": trainer.progress.best.step,
         "epochs": trainer.state.epoch,
         "tokens": trainer.progress.tokens,
         "supervised_tokens": trainer.progress.supervised_tokens,

@@ -21,7 +21,6 @@ def unbuilt(config: Config, environment: Mapping[str, str]) -> Iterator[Problem]
         ("data.exclude_leaks", data.exclude_leaks, "true", "leave it false"),
         ("train.method", train.method == "dpo", "dpo", "use sft"),
         ("train.adapter", train.adapter in ("qlora", "auto"), train.adapter, "use none or lora"),
-        ("train.early_stopping_patience", train.early_stopping_patience is not None, "a patience", "leave it out"),
         ("evaluate.prompts", evaluate.prompts is not None, "prompts", "leave it out"),
         ("evaluate.general", evaluate.general is not None, evaluate.general, "use evaluate.general=none"),
         ("evaluate.gate", evaluate.gate is not None, "a gate", "use evaluate.gate=none"),

@@ -7,19 +7,15 @@ from typing import Any
 import transformers
 
 from smollm3_ft.processes import StopRequest
-from smollm3_ft.sft import SftTrainer
 
 
 class Watch(transformers.TrainerCallback):  # type: ignore[misc]  # the library has no types
-    """Counts steps for the journal, and saves and stops where the process was asked to."""
+    """Writes the last line of the journal, and saves and stops where the process was asked to."""
 
     def __init__(self, stop: StopRequest) -> None:
         self.stop = stop
-        self.trainer: SftTrainer | None = None
 
     def on_step_end(self, _args: Any, state: Any, control: transformers.TrainerControl, **_: Any) -> None:
-        assert self.trainer is not None
-        self.trainer.progress.window_steps += 1
         if state.global_step >= state.max_steps:
             control.should_log = True  # the last steps have their line, whatever logging_steps is
         if self.stop:

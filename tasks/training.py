@@ -35,6 +35,7 @@ from smollm3_ft.errors import Stopped
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.journal import Journal
 from smollm3_ft.plan import Plan
+from smollm3_ft.pulse import Pulse
 from smollm3_ft.runs import Run
 from tasks.steps import call, log, options
 
@@ -81,13 +82,19 @@ def train(plan: TrainingPlan, host: Journal, lock: int, kept: Trained | None) ->
     """Train in a process of its own; a retry goes on from the newest complete checkpoint."""
     if kept is not None:
         return kept
-    follower = _Follower(plan)
+    follower, pulse = _Follower(plan), Pulse()
+
+    def tick() -> None:
+        follower.tick()
+        pulse.check()
+
     try:
         processes.run(
             "smollm3_ft.training",
             str(Path(plan.folder) / "plan.json"),
             on_line=log.info,
-            on_tick=follower.tick,
+            on_tick=tick,
+            on_beat=pulse.beat,
             inherit=(lock,),
         )
     except BaseException as error:

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from smollm3_ft import processes
-from smollm3_ft.errors import ConfigError, DataError, ProcessDied, Stopped, TrainingError
+from smollm3_ft.errors import ConfigError, DataError, ProcessDied, Stalled, Stopped, TrainingError
+from smollm3_ft.pulse import Pulse
 
 pytestmark = pytest.mark.process
 
@@ -65,6 +66,38 @@ def test_lines_come_while_the_child_runs(program: Program, tmp_path: Path) -> No
     """)
     go_on = tmp_path / "go on"
     processes.run(module, str(go_on), on_line=lambda _: go_on.touch())
+
+
+def test_beats_are_no_lines(program: Program) -> None:
+    """That a child goes on is heard, and is no part of its output, nor of its last words."""
+    module = program("""
+        from smollm3_ft import processes
+        print("one")
+        for _ in range(40):
+            processes.beat()
+        raise SystemExit(3)
+    """)
+    lines: list[str] = []
+    beats: list[int] = []
+    with pytest.raises(TrainingError, match="the program process failed: one"):
+        processes.run(module, on_line=lines.append, on_beat=lambda: beats.append(1))
+    assert (lines, len(beats)) == (["one"], 40)
+
+
+def test_a_child_that_stands_still_is_ended(program: Program) -> None:
+    """A child that neither goes on nor listens to signals is ended at once, as one that may be tried again."""
+    module = program("""
+        import os, signal
+        from smollm3_ft import processes
+        print(os.getpid())
+        processes.beat()
+        os.kill(os.getpid(), signal.SIGSTOP)
+    """)
+    lines: list[str] = []
+    pulse = Pulse(at_least=0.2)
+    with pytest.raises(Stalled, match="training stalled"):
+        processes.run(module, on_line=lines.append, on_tick=pulse.check, on_beat=pulse.beat)
+    assert not psutil.pid_exists(int(lines[0]))
 
 
 def test_ticks_come_while_the_child_runs(program: Program, tmp_path: Path) -> None:

@@ -64,7 +64,6 @@ REFUSED = [
     "train.method=dpo",
     "train.adapter=qlora",
     "train.adapter=auto",
-    "train.early_stopping_patience=3",
     "evaluate.prompts=[Hello]",
     "evaluate.general=builtin:general",
     "evaluate.gate={metric: loss}",
@@ -121,6 +120,7 @@ def test_batch_sizes_that_contradict() -> None:
     [
         (["train.beta=0.1"], "train.loss"),
         (["train.loss=apo_zero"], "train.loss"),
+        (["data.validation=none", "train.early_stopping_patience=2"], "train.early_stopping_patience"),
         (["data.source=[]"], "data.source"),
         (["data.source=[{source: a.jsonl}]", "data.columns={a: prompt}"], "data.columns"),
         (["data.source=[{source: a.jsonl}]", "data.split=dev"], "data.split"),

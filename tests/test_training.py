@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 from conftest import MakePlan, facts
 from safetensors.numpy import load_file
-from trained import ONE_STEP, SIGNALLED, STEPS, Trained, disturbed, killed, of_other_code, undisturbed
+from trained import (
+    EARLY,
+    ONE_STEP,
+    SIGNALLED,
+    STEPS,
+    Trained,
+    disturbed,
+    killed,
+    killed_when_best,
+    of_other_code,
+    undisturbed,
+)
 
 from smollm3_ft import checkpoints, evaluation, files, fit, journal, records, scoring, shards
 from smollm3_ft.errors import ConfigError, ProcessDied, Stopped, TrainingError
@@ -30,6 +41,8 @@ def runs_trained(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) 
         "one step": (undisturbed, ONE_STEP),
         "diverging": (undisturbed, diverging),
         "other code": (of_other_code, {}),
+        "early": (undisturbed, EARLY),
+        "early killed": (killed_when_best, EARLY),
     }
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as threads:
         patch.setenv("PYTHONPATH", str(folder))
@@ -216,6 +229,35 @@ def test_a_checkpoint_of_an_adapter_is_small(runs_trained: dict[str, Trained], w
         for run in (runs_trained["lora"], whole)
     ]
     assert sizes[0] < sizes[1] / 5
+
+
+def validations(trained: Trained) -> dict[int, float]:
+    """The loss of each validation by its step."""
+    return {line["step"]: line["values"]["loss"] for line in trained.lines if line["kind"] == "eval"}
+
+
+def test_it_stops_when_validation_gets_worse(runs_trained: dict[str, Trained]) -> None:
+    """With a patience of two it ends at the second validation without a better one."""
+    losses = validations(runs_trained["early"])
+    best = min(losses, key=lambda step: losses[step])
+    assert max(losses) == best + 6 < 60
+
+
+def test_the_best_model_is_kept(runs_trained: dict[str, Trained]) -> None:
+    """With a patience the model is that of the best validation, which stays among the checkpoints."""
+    early = runs_trained["early"]
+    losses = validations(early)
+    best = early.folder / "checkpoints" / f"checkpoint-{min(losses, key=lambda step: losses[step])}"
+    assert checkpoints.is_undamaged(best)
+    assert model_bytes(early) == (best / "model.safetensors").read_bytes()
+
+
+def test_an_early_stop_is_the_same_again(runs_trained: dict[str, Trained]) -> None:
+    """Killed at validations before they were saved, it stops at the same step with the same model."""
+    early, killed = runs_trained["early"], runs_trained["early killed"]
+    assert [type(end) for end in killed.ends] == [ProcessDied, ProcessDied, type(None)]
+    assert killed.told("train", "eval") == early.told("train", "eval")
+    assert model_bytes(killed) == model_bytes(early)
 
 
 def test_a_training_that_diverges_fails(runs_trained: dict[str, Trained]) -> None:

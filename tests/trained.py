@@ -47,6 +47,15 @@ ONE_STEP = {
     "train__logging_steps": 1,
 }
 
+# Far too fast: validation is best early, and stops the training at its second worse one.
+EARLY = {
+    "train__max_steps": 60,
+    "train__save_steps": 50,
+    "train__eval_steps": 3,
+    "train__learning_rate": 0.02,
+    "train__early_stopping_patience": 2,
+}
+
 
 class Trained(NamedTuple):
     """A run that was trained, and how each of its attempts ended."""
@@ -100,6 +109,11 @@ def disturbed(plan: TrainingPlan) -> Trained:
 def killed(plan: TrainingPlan) -> Trained:
     """Killed at its second checkpoint, and at its last."""
     return Trained(plan, [*(attempt(plan, step, "checkpoint", "SIGKILL") for step in ("8", "20")), attempt(plan)])
+
+
+def killed_when_best(plan: TrainingPlan) -> Trained:
+    """Killed at its first validation, before it is saved, and at the second."""
+    return Trained(plan, [*(attempt(plan, step, "eval", "SIGKILL") for step in ("3", "6")), attempt(plan)])
 
 
 def of_other_code(plan: TrainingPlan) -> Trained:
