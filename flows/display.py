@@ -35,7 +35,8 @@ class Display(logging.Handler):
             words = f"step {done}/{steps}"
             self.progress.update(self.bar, description=words, total=steps, completed=done, figures=figures)
         elif record.levelno >= logging.WARNING or self.progress is None:
-            self.console.print(f"    {record.getMessage()}", style="dim", markup=False, highlight=False, soft_wrap=True)
+            style = "yellow" if record.levelno >= logging.WARNING else "dim"
+            self.console.print(f"    {record.getMessage()}", style=style, markup=False, highlight=False, soft_wrap=True)
 
     def _step(self, name: str, state: str, seconds: float) -> None:
         if self.progress is not None and self.bar is not None:

@@ -76,6 +76,7 @@ def collect(run: Run, status: Status, steps: list[Step], failure: Failure | None
         "published": {key: published.get(key) for key in ("target", "repo", "commit", "verified")},
         "actual": _actual(plan, trained, steps) if plan else {},
         "accepted_changes": [change.get("what", "") for change in run.accepted],
+        "alerts": _alerts(folder),
         "links": links(run),
         "next_steps": next_steps(run, status),
     }
@@ -150,7 +151,14 @@ def loss_curves(run: Run) -> dict[str, list[tuple[float, float]]]:
 
 def _trained(trained: dict[str, Any]) -> dict[str, Any]:
     names = ("steps", "epochs", "tokens", "supervised_tokens", "tokens_per_second", "peak_memory_bytes", "final_loss")
-    return {name: trained.get(name) for name in (*names, "resumed_from")} | {"mfu": None}
+    return {name: trained.get(name) for name in (*names, "best_step", "resumed_from")} | {"mfu": None}
+
+
+def _alerts(folder: Path) -> list[dict[str, Any]]:
+    """What somebody should look at: while it trained, and beside it."""
+    records = [record for name in ("metrics.jsonl", "host.jsonl") for record in journal.read(folder / name)]
+    alerts = sorted((record for record in records if record.kind == "alert"), key=lambda record: record.time)
+    return [{"step": record.step, "what": record.values["what"]} for record in alerts]
 
 
 def _actual(plan: TrainingPlan, trained: dict[str, Any], steps: list[Step]) -> dict[str, Any]:

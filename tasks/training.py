@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import time
 import uuid
 from pathlib import Path
@@ -188,7 +189,8 @@ class _Follower:
             elif record.kind == "eval":
                 log.info("step %s: validation loss %.4f", record.step, record.values["loss"])
             elif record.kind in ("event", "alert"):
-                log.info("step %s: %s", record.step, record.values["what"])
+                level = logging.WARNING if record.kind == "alert" else logging.INFO
+                log.log(level, "step %s: %s", record.step, record.values["what"])
         if records and time.monotonic() - self.updated > SECONDS_BETWEEN_UPDATES:
             self._update()
 

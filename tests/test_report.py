@@ -123,3 +123,15 @@ def test_accepted_changes_are_said(run: Run) -> None:
     written = report.write(runs.read(run.path), "completed", STEPS)
     assert "code changed since run a began" in written["accepted_changes"][0]
     assert "Went on although something changed" in (run.path / "report.md").read_text()
+
+
+def test_alerts_are_said_in_the_order_of_their_time(run: Run) -> None:
+    """What training and the process beside it found alarming stands in the report."""
+    for name, step, what in (("metrics", 7, "the loss jumped"), ("host", None, "training stalled")):
+        journal = Journal(run.path / f"{name}.jsonl", run.run_id)
+        journal.write("alert", {"what": what}, step)
+        journal.close()
+    written = report.write(run, "failed", STEPS)
+    assert written["alerts"] == [{"step": 7, "what": "the loss jumped"}, {"step": None, "what": "training stalled"}]
+    assert "- Look at step 7: the loss jumped" in (run.path / "report.md").read_text()
+    assert "<li>training stalled" in (run.path / "report.html").read_text()
