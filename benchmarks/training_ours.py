@@ -73,7 +73,7 @@ def _nested(given: dict[str, Any]) -> dict[str, Any]:
 
 def make_plan(given: dict[str, Any]) -> Any:
     """Prepared data, and `plan.json` in a run's folder."""
-    from smollm3_ft import data, devices, fit, models, resolve, runs, sources
+    from smollm3_ft import data, devices, fitting, models, resolve, runs, sources
 
     run = runs.begin(resolve.resolve(given, environment={}).config)
     config = run.config
@@ -82,7 +82,7 @@ def make_plan(given: dict[str, Any]) -> Any:
     prepared = data.prepare(
         data.request(pinned, config.data, config.seed, "sft", Path(model.folder), model.chat_digest, *folders)
     )
-    return fit.made(run.run_id, run.path, config, model, prepared, devices.detect())
+    return fitting.made(run.run_id, run.path, config, model, prepared, devices.detect())
 
 
 if __name__ == "__main__":

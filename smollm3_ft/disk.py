@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +13,29 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from smollm3_ft import devices, files
-from smollm3_ft.errors import TrainingError
+from smollm3_ft.errors import ConfigError, Problem, TrainingError
+
+USUAL_SPEED = 1e9  # bytes a second that a disk writes and flushes
+WRITTEN = 32 * 2**20  # bytes, to measure it
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raise ConfigError where `folder` has not `needed` bytes free."""
+    free = devices.free_disk(folder)
+    if needed > free:
+        what = f"{files.gib(needed)} are needed in {folder}, {files.gib(free)} are free"
+        raise ConfigError(Problem("runs_dir", what, "make room, or lower train.save_total_limit"))
+
+
+def speed(folder: Path) -> float:
+    """Bytes a second that are written and flushed in `folder`, measured."""
+    content = os.urandom(WRITTEN)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        began = time.monotonic()
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+        return WRITTEN / (time.monotonic() - began)
 
 
 @contextmanager

@@ -50,6 +50,10 @@ class TrainingError(FinetuneError):
     """A process that trains or evaluates failed."""
 
 
+class OutOfMemory(TrainingError):
+    """What was to be computed does not fit into the device's memory."""
+
+
 class ProcessDied(TrainingError):
     """A child process was ended by a signal: what it had saved is there, so trying again goes on from it."""
 

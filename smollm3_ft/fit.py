@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from smollm3_ft import files, identity, models, predictions
+from smollm3_ft import disk, files, identity, models, pages, predictions
 from smollm3_ft.config import Config
 from smollm3_ft.data import Prepared
 from smollm3_ft.devices import Device
@@ -22,6 +22,8 @@ LEARNING_RATES = {"none": 2e-5, "lora": 2e-4}
 LARGEST_BATCH, STEPS_WANTED = 32, 100
 CHECKPOINTS, VALIDATIONS = 10, 5
 SECONDS_AT_RISK = 600  # of work, between two checkpoints
+SAVING_SHARE = 0.02  # of the time
+SAVE_OVERHEAD = 0.15  # seconds a save takes, however small the model is
 
 
 class Settings(BaseModel):
@@ -49,6 +51,7 @@ class Predicted(BaseModel):
     tokens: int
     memory_bytes: int
     seconds: float
+    measured: bool = False  # memory and time: by a trial on the device, not by arithmetic
     checkpoint_bytes: int
     model_bytes: int
     disk_bytes: int
@@ -76,13 +79,15 @@ class TrainingPlan(BaseModel):
     versions: dict[str, str]
 
 
-def made(
+def planned(
     run_id: str, folder: Path, config: Config, model: ModelPlan, prepared: Prepared, device: Device
 ) -> TrainingPlan:
-    """Settle and predict for a device, then fetch the model, and write the run's `plan.json`."""
+    """Settle and predict for a device, and fetch the model. Raises ConfigError where there is no room on the disk."""
     work = Work(prepared.sequences, prepared.tokens, prepared.longest)
-    settings = settle(config, work, model, device)
-    plan = TrainingPlan(
+    settings = settle(config, work, model, device, disk.speed(folder))
+    predicted = predict(config, settings, work, model, device)
+    disk.check_room(folder.parent, predicted.disk_bytes)
+    return TrainingPlan(
         name=folder.name,
         run_id=run_id,
         folder=str(folder),
@@ -93,17 +98,17 @@ def made(
         device=device.kind,
         device_name=device.name,
         settings=settings,
-        predicted=predict(config, settings, work, model, device),
+        predicted=predicted,
         code=identity.code(),
         lock=identity.lock(),
         versions=identity.versions(),
     )
-    write(folder / "plan.json", plan)
-    return plan
 
 
-def settle(config: Config, work: Work, model: ModelPlan, device: Device) -> Settings:
-    """Settle every `auto`. Raises ConfigError where even one sequence does not fit."""
+def settle(
+    config: Config, work: Work, model: ModelPlan, device: Device, disk_speed: float = disk.USUAL_SPEED
+) -> Settings:
+    """Settle every `auto`; `disk_speed` in bytes a second. Raises ConfigError where even one sequence does not fit."""
     train = config.train
     wanted, batch, accumulation = _sizes(config, work, model, device)
     checkpointing = train.gradient_checkpointing
@@ -117,7 +122,7 @@ def settle(config: Config, work: Work, model: ModelPlan, device: Device) -> Sett
         what = f"{warmup} are more than the run's {steps} steps, so the learning rate would never be reached"
         raise ConfigError(Problem("train.warmup_steps", what, "leave it auto"))
     seconds_a_step = predictions.seconds(config, work, model, device) / steps_an_epoch
-    at_risk = max(1, int(SECONDS_AT_RISK / max(seconds_a_step, 1e-9)))
+    save_steps = _save_steps(_checkpoint_bytes(config, model) / disk_speed, seconds_a_step, steps)
     return Settings(
         effective_batch_size=wanted,
         batch_size=batch,
@@ -126,16 +131,22 @@ def settle(config: Config, work: Work, model: ModelPlan, device: Device) -> Sett
         steps=steps,
         epochs=steps / steps_an_epoch,
         warmup_steps=warmup,
-        save_steps=min(at_risk, math.ceil(steps / CHECKPOINTS)) if train.save_steps == "auto" else train.save_steps,
+        save_steps=save_steps if train.save_steps == "auto" else train.save_steps,
         eval_steps=math.ceil(steps / VALIDATIONS) if train.eval_steps == "auto" else train.eval_steps,
         gradient_checkpointing=checkpointing,
     )
 
 
+def _save_steps(seconds_a_save: float, seconds_a_step: float, steps: int) -> int:
+    """About ten checkpoints; more where a crash would cost over ten minutes, and fewer where saving would cost 2 %."""
+    at_risk = int(SECONDS_AT_RISK / seconds_a_step)
+    affordable = math.ceil((SAVE_OVERHEAD + seconds_a_save) / (SAVING_SHARE * seconds_a_step))
+    return min(steps, max(1, affordable, min(at_risk, math.ceil(steps / CHECKPOINTS))))
+
+
 def predict(config: Config, settings: Settings, work: Work, model: ModelPlan, device: Device) -> Predicted:
     """Tokens, memory, time and disk of the whole training."""
-    trained = predictions.trained_parameters(config, model)
-    checkpoint = trained * 12  # float32 weights and two moments
+    checkpoint = _checkpoint_bytes(config, model)
     kept = config.train.save_total_limit + 1  # one more while it is being written
     final = model.parameters * BYTES[config.model.dtype]
     return Predicted(
@@ -148,6 +159,10 @@ def predict(config: Config, settings: Settings, work: Work, model: ModelPlan, de
         model_bytes=final,
         disk_bytes=checkpoint * kept + final,
     )
+
+
+def _checkpoint_bytes(config: Config, model: ModelPlan) -> int:
+    return predictions.trained_parameters(config, model) * 12  # float32 weights and two moments
 
 
 def write(path: Path, plan: TrainingPlan) -> None:
@@ -182,16 +197,18 @@ def check_made_here(plan: TrainingPlan, accepted: list[dict[str, Any]]) -> None:
 def facts(settings: Settings, predicted: Predicted) -> list[tuple[str, str]]:
     """Name and value of each settled and predicted quantity."""
     s, p = settings, predicted
+    about = "measured:" if p.measured else "about"
+    at_risk = pages.duration(p.seconds / s.steps * s.save_steps)
     batch = f"{s.effective_batch_size} sequences ({s.batch_size} × {s.gradient_accumulation_steps})"
     return [
         ("steps", f"{s.steps:,} ({s.epochs:.2f} epochs)"),
         ("batch", batch),
         ("learning rate", f"{s.learning_rate:g} after {s.warmup_steps} steps of warm-up"),
-        ("checkpoint", f"every {s.save_steps} steps, {files.gib(p.checkpoint_bytes)} each"),
+        ("checkpoint", f"every {s.save_steps} steps ({at_risk}), {files.gib(p.checkpoint_bytes)} each"),
         ("tokens in all", f"about {p.tokens:,}"),
-        ("memory", f"about {files.gib(p.memory_bytes)}"),
+        ("memory", f"{about} {files.gib(p.memory_bytes)}"),
         ("disk", f"about {files.gib(p.disk_bytes)}"),
-        ("training time", f"about {p.seconds / 60:.1f} minutes"),
+        ("training time", f"{about} {pages.duration(p.seconds)}"),
     ]
 
 

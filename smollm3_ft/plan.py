@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from smollm3_ft import chat, devices, documents, files, fit, models, packing, predictions, preparing, sources
+from smollm3_ft import chat, devices, disk, documents, fit, models, packing, predictions, preparing, sources
 from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.models import ModelPlan
@@ -51,7 +51,8 @@ def make(config: Config) -> Plan:
         what = f"{config.data.max_length} tokens are more than {model.name} reads ({model.context})"
         raise ConfigError(Problem("data.max_length", what, f"set it to at most {model.context}"))
     plan = Plan(model=model, sources=pinned_sources, estimate=_estimate(config, model, pinned_sources))
-    _check_disk(plan, runs_dir)
+    if plan.estimate.predicted is not None:
+        disk.check_room(runs_dir, plan.estimate.predicted.disk_bytes)
     return plan
 
 
@@ -105,14 +106,6 @@ def _sample(work: documents.Work, pinned: tuple[SourcePlan, ...], index: int) ->
         block = Block(name, 1, rows)
         lengths += preparing.prepare(work, pinned, preparing.Task(block, index, 0, None)).lengths.tolist()
     return lengths
-
-
-def _check_disk(plan: Plan, runs_dir: Path) -> None:
-    predicted = plan.estimate.predicted
-    free = devices.free_disk(runs_dir)
-    if predicted is not None and predicted.disk_bytes > free:
-        what = f"{files.gib(predicted.disk_bytes)} are needed in {runs_dir}, {files.gib(free)} are free"
-        raise ConfigError(Problem("runs_dir", what, "make room, or lower train.save_total_limit"))
 
 
 def markdown(plan: Plan, from_environment: dict[str, str]) -> str:

@@ -18,14 +18,28 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import IO
 
-from smollm3_ft.errors import ConfigError, DataError, FinetuneError, Problem, ProcessDied, Stopped, TrainingError
+from smollm3_ft.errors import (
+    ConfigError,
+    DataError,
+    FinetuneError,
+    OutOfMemory,
+    Problem,
+    ProcessDied,
+    Stopped,
+    TrainingError,
+)
 
 INTERRUPTED = 75  # the exit code of a child that was told to stop, saved, and ended
 FAILED = 70
 MARK = "smollm3-ft failed: "
 BEAT = "smollm3-ft goes on"
 SECONDS_TO_STOP = 30
-KINDS: dict[str, type[FinetuneError]] = {"config": ConfigError, "data": DataError, "training": TrainingError}
+KINDS: dict[str, type[FinetuneError]] = {  # the narrower before the wider
+    "config": ConfigError,
+    "data": DataError,
+    "memory": OutOfMemory,
+    "training": TrainingError,
+}
 PARENT = "SMOLLM3_FT_PARENT"  # the parent's process id: a child looks for it when it has imported its libraries
 SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "AUTH_STRING")
 

@@ -20,6 +20,7 @@ from smollm3_ft.sources import SourcePlan
 RECORD = "run.json"
 MARKS = "steps.json"
 NOT_COMPARED = ("name", "runs_dir", "compute", "monitor", "publish")
+HOW_A_STEP_IS_MADE = ("train.batch_size", "train.gradient_accumulation_steps", "train.gradient_checkpointing")
 FINISHED = ("completed", "blocked")
 
 
@@ -111,7 +112,8 @@ def find(run: str, runs_dir: Path) -> Path:
 
 def check_same(run: Run, config: Config) -> None:
     """Raise ConfigError with each key in which the run of that name differs from `config`."""
-    before, now = compared(run.config), compared(config)
+    finished = status(run.path) in FINISHED
+    before, now = compared(run.config, finished), compared(config, finished)
     different = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     if different:
         remedy = "give another name, or start over with --fresh"
@@ -120,10 +122,11 @@ def check_same(run: Run, config: Config) -> None:
         )
 
 
-def compared(config: Config) -> dict[str, Any]:
-    """The keys that say what is trained."""
+def compared(config: Config, finished: bool = False) -> dict[str, Any]:
+    """The keys that say what is trained. Until a run is finished, its steps may be made of smaller micro-batches."""
     values = config.model_dump(mode="json")
-    return dict(flatten({key: value for key, value in values.items() if key not in NOT_COMPARED}))
+    found = dict(flatten({key: value for key, value in values.items() if key not in NOT_COMPARED}))
+    return {key: value for key, value in found.items() if finished or key not in HOW_A_STEP_IS_MADE}
 
 
 def changes(run: Run) -> dict[str, str]:

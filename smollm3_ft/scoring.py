@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from smollm3_ft import attention, batches
+from smollm3_ft import attention, batches, memory
 
 POSITIONS_AT_ONCE = 4096  # of the vocabulary-wide logits
 
@@ -26,19 +26,33 @@ class Score(NamedTuple):
 def score(
     model: Any, rows: Sequence[dict[str, Any]], tokens_at_once: int, on_batch: Callable[[], None] = lambda: None
 ) -> list[Score]:
-    """Score each row, in the given order, whatever the batches. The model is put into evaluation mode and back."""
+    """Score each row, in the given order, whatever the batches. The model is put into evaluation mode and back.
+
+    Where memory does not suffice, half as many tokens are taken at once.
+    """
     was_training = model.training
     model.eval()
-    scores: list[Score | None] = [None] * len(rows)
     try:
         with attention.per_document(model):
-            for indices in _grouped(rows, tokens_at_once):
-                on_batch()
-                for index, one in zip(indices, _score_batch(model, [rows[i] for i in indices]), strict=True):
-                    scores[index] = one
+            while True:
+                try:
+                    return _scored(model, rows, tokens_at_once, on_batch)
+                except RuntimeError as error:
+                    if not memory.is_short(error) or tokens_at_once <= max(len(row["input_ids"]) for row in rows):
+                        raise
+                tokens_at_once //= 2
     finally:
         model.train(was_training)
-    return [one for one in scores if one is not None]
+
+
+def _scored(
+    model: Any, rows: Sequence[dict[str, Any]], tokens_at_once: int, on_batch: Callable[[], None]
+) -> list[Score]:
+    scores: dict[int, Score] = {}
+    for indices in _grouped(rows, tokens_at_once):
+        on_batch()
+        scores.update(zip(indices, _score_batch(model, [rows[i] for i in indices]), strict=True))
+    return [scores[index] for index in range(len(rows))]
 
 
 def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ What is overridden of TRL and transformers, and why, stands in docs/upstream.md.
 from __future__ import annotations
 
 import math
+import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,7 +102,7 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
             "learning_rate": float(logs["learning_rate"]),
             "grad_norm": float(logs.get("grad_norm", math.nan)),
             "epoch": float(self.state.epoch or 0.0),
-            "memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _peak_memory(),
+            "memory_bytes": self.peak_memory(),
         }
         self.journal.write("train", values, self.state.global_step)
 
@@ -130,6 +131,12 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
             self.control.should_save = True
         if self.progress.best.since >= patience:
             self.control.should_training_stop = True
+
+    def peak_memory(self) -> int:
+        """The most bytes that the device has held for this process, or the process where it is on the CPU."""
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_reserved()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def is_last(self, step: int) -> bool:
         """Whether no step follows: all are made, or validation has not become better for as long as was said."""
@@ -191,10 +198,3 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
             shutil.rmtree(staging, ignore_errors=True)
         checkpoints.rotate(self.folder, self.plan.config.train.save_total_limit, self.progress.best.step)
         self.journal.write("event", {"what": "checkpoint"}, step)
-
-
-def _peak_memory() -> int:
-    """The process's largest resident size so far, in bytes."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import transformers
 
-from smollm3_ft import checkpoints, disk, files, fit, processes, records, runs, trainers
+from smollm3_ft import checkpoints, disk, files, fit, memory, processes, records, runs, trainers
 from smollm3_ft import journal as journals
 from smollm3_ft.errors import ConfigError, Problem, TrainingError
 from smollm3_ft.fit import TrainingPlan
@@ -62,15 +62,11 @@ def main() -> None:
 
 
 def _train(trainer: SftTrainer, plan: TrainingPlan, checkpoint: Path | None) -> None:
-    try:
+    with memory.named_when_short(plan.settings.batch_size):
         if checkpoint and trainer.is_last(checkpoints.step(checkpoint)):
             trainer.take_over(checkpoint)  # the loop would make one step more
         else:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except torch.OutOfMemoryError as error:
-        batch = plan.settings.batch_size
-        remedy = f"start again with train.batch_size={max(1, batch // 2)}"
-        raise TrainingError(f"the device ran out of memory with batch_size {batch}", remedy) from error
 
 
 def _save_model(trainer: SftTrainer, plan: TrainingPlan, final: Path) -> None:

@@ -22,6 +22,7 @@ from smollm3_ft import (
     devices,
     files,
     fit,
+    fitting,
     identity,
     journal,
     locks,
@@ -69,7 +70,7 @@ def fit_to_device(run: Run, plan: Plan, prepared: Prepared, kept: TrainingPlan |
     """Settle every `auto` for this machine, fetch the model, and write `plan.json`, once for a run."""
     if kept is not None:
         return kept
-    return fit.made(run.run_id, run.path, run.config, plan.model, prepared, devices.detect())
+    return fitting.made(run.run_id, run.path, run.config, plan.model, prepared, devices.detect(), log.info)
 
 
 @task(**options("evaluate base", timeout=DAYS))
@@ -120,6 +121,8 @@ def fit_run(run: Run, plan: Plan, prepared: Prepared) -> TrainingPlan:
     kept = fit.read(path) if path.is_file() else None
     if kept is not None and kept.run_id != run.run_id:
         kept = None
+    if kept is not None and _trained(kept) is None and kept.config.train != run.config.train:
+        kept = fitting.refitted(kept, run.config, devices.detect())
     return call(fit_to_device, run, plan, prepared, fingerprint=run.run_id, kept=kept)
 
 

@@ -15,6 +15,7 @@ from smollm3_ft.models import ModelPlan
 
 CPU = Device("cpu", "2 CPU cores", 8 * 2**30, 2.4e10)
 H100 = Device("cuda", "H100", 80 * 2**30, 4e14)
+SLOW = Device("cpu", "a minute a step", 8 * 2**30, 6 * 1_000_000 * 100 * 8 / 60)
 MILLION = ModelPlan(
     name="tiny",
     kind="folder",
@@ -128,8 +129,8 @@ def test_fewer_sequences_than_a_batch() -> None:
 
 def test_intervals_follow_the_steps() -> None:
     """Warm-up is 3 % of the steps, and there are about ten checkpoints and five validations."""
-    settings = settled(train__max_steps=200)
-    assert (settings.warmup_steps, settings.save_steps, settings.eval_steps) == (6, 20, 40)
+    settings = settled(device=SLOW, train__max_steps=50)
+    assert (settings.warmup_steps, settings.save_steps, settings.eval_steps) == (2, 5, 10)
 
 
 def test_warm_up_ends_within_the_run() -> None:
@@ -141,8 +142,20 @@ def test_warm_up_ends_within_the_run() -> None:
 
 def test_slow_steps_are_saved_more_often() -> None:
     """A crash costs at most ten minutes: with steps of a minute, every ten."""
-    slow = Device("cpu", "slow", 8 * 2**30, 6 * MILLION.parameters * 100 * 8 / 60)
-    assert settled(device=slow, train__max_steps=1000).save_steps == 10
+    assert settled(device=SLOW, train__max_steps=1000).save_steps == 10
+
+
+def test_saving_takes_a_fiftieth_of_the_time() -> None:
+    """Where a checkpoint takes long to write, there are fewer: with 15 seconds a save and 3 a step, every 250 steps."""
+    device = Device("cpu", "fast", 8 * 2**30, 6 * MILLION.parameters * 100 * 8 / 3)
+    work, speed = Work(1000, 100_000, 128), MILLION.parameters * 12 / 14.85
+    config = configure(**ALL_AUTO, train__max_steps=2000)
+    assert fit.settle(config, work, MILLION, device, speed).save_steps == 250
+
+
+def test_a_short_training_is_saved_at_its_end() -> None:
+    """However fast the steps are, a checkpoint comes within the run."""
+    assert settled(train__max_steps=3).save_steps == 3
 
 
 def test_given_values_stay() -> None:

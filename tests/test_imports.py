@@ -9,7 +9,10 @@ from smollm3_ft import data
 
 ROOT = Path(__file__).parent.parent
 FORBIDDEN = {"smollm3_ft": {"prefect", "flows", "tasks"}, "tasks": {"flows"}}
-TOUCH_MODELS = {"attention", "batches", "evaluation", "progress", "scoring", "sft", "trainers", "training", "watching"}
+TOUCH_MODELS = {
+    *("attention", "batches", "evaluation", "memory", "progress", "scoring"),
+    *("sft", "trainers", "training", "trial", "watching"),
+}
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate"}
 
 

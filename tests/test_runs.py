@@ -68,6 +68,25 @@ def test_another_configuration_lists_the_keys(tmp_path: Path, config: Config) ->
     ]
 
 
+SMALLER = {"train__batch_size": 1, "train__gradient_checkpointing": True}
+
+
+def test_an_unfinished_run_may_take_smaller_batches(tmp_path: Path, config: Config) -> None:
+    """How the sequences of a step are divided may change before a run is finished: it is found without a name too."""
+    run = runs.begin(config)
+    smaller = asked(tmp_path, name="a", **SMALLER)
+    assert runs.to_go_on_with(smaller) == "a"
+    again = runs.begin(smaller)
+    assert (again.run_id, again.config.train.batch_size) == (run.run_id, 1)
+
+
+def test_a_finished_run_keeps_its_batches(tmp_path: Path, config: Config) -> None:
+    """Nothing of a finished run may differ."""
+    ended(runs.begin(config), "completed")
+    with pytest.raises(ConfigError, match=r"train\.batch_size: is 1, but run a has 4"):
+        runs.begin(asked(tmp_path, name="a", **SMALLER))
+
+
 def test_a_folder_of_something_else_is_left_alone(config: Config) -> None:
     """A folder that holds no run is not written to."""
     folder = Path(config.runs_dir) / "a"

@@ -150,3 +150,20 @@ def test_groups_hold_every_row_once() -> None:
     assert sorted(itertools.chain(*groups)) == list(range(7))
     for group in groups:
         assert len(group) == 1 or sum(len(rows[index]["input_ids"]) for index in group) <= 100
+
+
+def test_too_large_batches_are_made_smaller(model: Any, prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory runs out, fewer rows are taken at once, and the scores are the same."""
+    rows = sequences(prepare(facts(20), packing=False, **ALONE))
+    expected, forward, taken = scoring.score(model, rows, 10_000), model.model.forward, []
+
+    def limited(**inputs: Any) -> Any:
+        taken.append(inputs["input_ids"].numel())
+        if taken[-1] > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(**inputs)
+
+    monkeypatch.setattr(model.model, "forward", limited)
+    for mine, whole in zip(scoring.score(model, rows, 10_000), expected, strict=True):
+        assert mine == pytest.approx(whole, abs=1e-4)
+    assert max(taken) > 100 >= taken[-1]

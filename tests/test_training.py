@@ -18,6 +18,7 @@ from trained import (
     killed_when_best,
     of_other_code,
     undisturbed,
+    with_smaller_batches,
 )
 
 from smollm3_ft import checkpoints, evaluation, files, fit, journal, records, scoring, shards
@@ -41,6 +42,7 @@ def runs_trained(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) 
         "one step": (undisturbed, ONE_STEP),
         "diverging": (undisturbed, diverging),
         "other code": (of_other_code, {}),
+        "smaller": (with_smaller_batches, {}),
         "early": (undisturbed, EARLY),
         "early killed": (killed_when_best, EARLY),
     }
@@ -229,6 +231,16 @@ def test_a_checkpoint_of_an_adapter_is_small(runs_trained: dict[str, Trained], w
         for run in (runs_trained["lora"], whole)
     ]
     assert sizes[0] < sizes[1] / 5
+
+
+def test_smaller_batches_make_the_same_steps(runs_trained: dict[str, Trained], whole: Trained) -> None:
+    """Gone on with half the micro-batch, a run makes the same steps: losses differ by rounding alone."""
+    smaller = runs_trained["smaller"]
+    assert smaller.plan.settings.gradient_accumulation_steps == 2 * whole.plan.settings.gradient_accumulation_steps
+    for mine, same in zip(smaller.told("train"), whole.told("train"), strict=True):
+        assert mine[:2] == same[:2]
+        assert mine[2]["tokens"] == same[2]["tokens"]
+        assert mine[2]["loss"] == pytest.approx(same[2]["loss"], rel=1e-5)
 
 
 def validations(trained: Trained) -> dict[int, float]:

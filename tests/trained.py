@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from smollm3_ft import checkpoints, fit, processes
+from smollm3_ft import checkpoints, devices, fit, fitting, processes
 from smollm3_ft.errors import FinetuneError
 from smollm3_ft.fit import TrainingPlan
 
@@ -114,6 +114,14 @@ def killed(plan: TrainingPlan) -> Trained:
 def killed_when_best(plan: TrainingPlan) -> Trained:
     """Killed at its first validation, before it is saved, and at the second."""
     return Trained(plan, [*(attempt(plan, step, "eval", "SIGKILL") for step in ("3", "6")), attempt(plan)])
+
+
+def with_smaller_batches(plan: TrainingPlan) -> Trained:
+    """Killed at its second checkpoint, and gone on with half the micro-batch."""
+    end = attempt(plan, "8", "checkpoint", "SIGKILL")
+    train = plan.config.train.model_copy(update={"batch_size": plan.settings.batch_size // 2})
+    smaller = fitting.refitted(plan, plan.config.model_copy(update={"train": train}), devices.detect())
+    return Trained(smaller, [end, attempt(smaller)])
 
 
 def of_other_code(plan: TrainingPlan) -> Trained:

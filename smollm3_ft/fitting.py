@@ -1,0 +1,134 @@
+"""A run's `plan.json`: settled, tried on the device by processes of their own, and written."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from smollm3_ft import files, fit, processes
+from smollm3_ft.config import Config
+from smollm3_ft.data import Prepared
+from smollm3_ft.devices import Device
+from smollm3_ft.errors import ConfigError, OutOfMemory, Problem, ProcessDied
+from smollm3_ft.fit import TrainingPlan
+from smollm3_ft.models import ModelPlan
+from smollm3_ft.predictions import Work
+
+STEPS = 3  # of a trial: the first warms up
+ACCUMULATED = 2  # micro-batches a step of a trial: with the second, gradients lie beside activations
+
+
+class Measured(NamedTuple):
+    """What a trial took: seconds a trained token, and the peak of memory in bytes."""
+
+    batch_size: int
+    seconds_a_token: float
+    memory_bytes: int
+
+
+def made(
+    run_id: str,
+    folder: Path,
+    config: Config,
+    model: ModelPlan,
+    prepared: Prepared,
+    device: Device,
+    on_line: Callable[[str], None] = lambda _: None,
+) -> TrainingPlan:
+    """The plan of a training, with the largest micro-batch that really fits, written into the run's folder.
+
+    It is tried on a GPU, and wherever the micro-batch is `auto`. Raises ConfigError where nothing fits.
+    """
+    plan = fit.planned(run_id, folder, config, model, prepared, device)
+    if device.kind == "cuda" or config.train.batch_size == "auto":
+        plan = _as_measured(plan, device, measure(plan, int(fit.ROOM * device.memory), on_line))
+    fit.write(folder / "plan.json", plan)
+    return plan
+
+
+def refitted(plan: TrainingPlan, config: Config, device: Device) -> TrainingPlan:
+    """The plan of an unfinished training with other micro-batches: the same steps of the same sequences."""
+    train = {"effective_batch_size": plan.settings.effective_batch_size}
+    wanted = config.model_copy(update={"train": config.train.model_copy(update=train)})
+    work = Work(plan.prepared.sequences, plan.prepared.tokens, plan.prepared.longest)
+    settled = fit.settle(wanted, work, plan.model, device)
+    names = ("batch_size", "gradient_accumulation_steps", "gradient_checkpointing")
+    settings = plan.settings.model_copy(update={name: getattr(settled, name) for name in names})
+    again = plan.model_copy(update={"config": config, "settings": settings})
+    fit.write(Path(plan.folder) / "plan.json", again)
+    return again
+
+
+def _as_measured(plan: TrainingPlan, device: Device, found: Measured) -> TrainingPlan:
+    """The plan for a device of the speed and memory that were measured."""
+    guessed = plan.predicted.seconds / plan.predicted.tokens
+    as_fast = device._replace(flops=device.flops * guessed / found.seconds_a_token)
+    train = {"batch_size": found.batch_size, "effective_batch_size": plan.settings.effective_batch_size}
+    config = plan.config.model_copy(update={"train": plan.config.train.model_copy(update=train)})
+    again = fit.planned(plan.run_id, Path(plan.folder), config, plan.model, plan.prepared, as_fast)
+    predicted = again.predicted.model_copy(update={"memory_bytes": found.memory_bytes, "measured": True})
+    return plan.model_copy(update={"settings": again.settings, "predicted": predicted})
+
+
+def measure(plan: TrainingPlan, room: int, on_line: Callable[[str], None]) -> Measured:
+    """Try the plan's micro-batch: smaller ones until one fits, larger ones while they surely do. `room` in bytes.
+
+    Raises ConfigError where not even one sequence fits, or the batch size that was given does not.
+    """
+    wanted, batch = plan.settings.effective_batch_size, plan.settings.batch_size
+    sizes = [size for size in range(1, wanted + 1) if wanted % size == 0]
+    failed, found = wanted + 1, None
+    while True:
+        try:
+            found = _try(plan, batch, on_line)
+        except (OutOfMemory, ProcessDied) as error:  # on a CPU the kernel ends who takes too much
+            failed = batch
+            smaller = [size for size in sizes if size < batch]
+            if plan.config.train.batch_size != "auto" or not smaller:
+                raise ConfigError(_does_not_fit(plan, batch)) from error
+            batch = smaller[-1]
+            if found is None:
+                continue
+            return found
+        larger = [size for size in sizes if batch < size < failed]
+        if plan.config.train.batch_size != "auto" or not larger or found.memory_bytes * larger[0] / batch > room:
+            return found
+        batch = larger[0]
+
+
+def _does_not_fit(plan: TrainingPlan, batch: int) -> Problem:
+    what = f"{batch} of the longest sequences ({plan.prepared.longest} tokens) do not fit into {plan.device_name}"
+    remedy = "leave it auto" if batch > 1 else "use train.adapter=lora, or lower data.max_length"
+    return Problem("train.batch_size", what, remedy)
+
+
+def _try(plan: TrainingPlan, batch: int, on_line: Callable[[str], None]) -> Measured:
+    accumulation = min(ACCUMULATED, plan.settings.effective_batch_size // batch)
+    update = {
+        "batch_size": batch,
+        "gradient_accumulation_steps": accumulation,
+        "effective_batch_size": batch * accumulation,
+        "steps": STEPS,
+        "warmup_steps": 0,
+        "eval_steps": STEPS,
+    }
+    with _folder(Path(plan.folder) / ".trial") as folder:
+        tried = plan.model_copy(update={"settings": plan.settings.model_copy(update=update)})
+        fit.write(folder / "plan.json", tried)
+        processes.run("smollm3_ft.trial", str(folder / "plan.json"), on_line=on_line)
+        result = files.read_json(folder / "trial.json")
+    return Measured(batch, result["seconds_a_token"], result["memory_bytes"])
+
+
+@contextmanager
+def _folder(folder: Path) -> Iterator[Path]:
+    """A folder for a while."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
