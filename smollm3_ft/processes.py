@@ -153,6 +153,7 @@ def _environment() -> dict[str, str]:
     # A thread that spins while it waits halves a machine's work for everybody: with another process on one of two
     # cores, training ran at a twentieth of its speed.
     kept.setdefault("OMP_WAIT_POLICY", "passive")
+    kept.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for large pages: a tensor's first touch is a fault a page
     kept.setdefault("PYTHONWARNINGS", "ignore")  # libraries' deprecations are not the user's business
     kept[PARENT] = str(os.getpid())
     return {**kept, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}

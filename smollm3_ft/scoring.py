@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from smollm3_ft import attention, batches, memory
 
 POSITIONS_AT_ONCE = 4096  # of the vocabulary-wide logits
+LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**29}  # in float32: what a core's cache holds, and what a GPU has to spare
 
 
 class Score(NamedTuple):
@@ -58,15 +58,40 @@ def _scored(
 def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Summed negative log-likelihood (nats) of `targets` (positions) under `logits` (positions, vocabulary).
 
-    In float32, some positions at a time, made anew for the gradient: all of them at once are the largest of tensors.
+    In float32, a piece of the logits at a time: all of them at once are the largest of tensors.
     """
-    pieces = [slice(at, at + POSITIONS_AT_ONCE) for at in range(0, len(targets), POSITIONS_AT_ONCE)]
-    summed = [checkpoint(_summed, logits[piece], targets[piece], use_reentrant=False) for piece in pieces]
-    return torch.stack(summed).sum()
+    loss: torch.Tensor = _CrossEntropy.apply(logits, targets)  # type: ignore[no-untyped-call]  # torch's own has no types
+    return loss
 
 
-def _summed(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return functional.cross_entropy(logits.float(), targets, reduction="sum")
+class _CrossEntropy(torch.autograd.Function):  # torch wants a class
+    """Keeps the logits and one number a position. The gradient is softmax(logits), less one at the target."""
+
+    @staticmethod
+    def forward(context: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        totals = torch.empty(len(targets), device=logits.device)  # log of the sum of exp(logits)
+        chosen = torch.empty_like(totals)
+        for piece in _pieces(logits):
+            one = logits[piece].float()
+            totals[piece] = one.logsumexp(-1)
+            chosen[piece] = one.gather(1, targets[piece, None])[:, 0]
+        context.save_for_backward(logits, targets, totals)
+        return (totals - chosen).sum()
+
+    @staticmethod
+    def backward(context: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, targets, totals = context.saved_tensors
+        gradient = torch.empty_like(logits)
+        for piece in _pieces(logits):
+            one = (logits[piece].float() - totals[piece, None]).exp_()
+            one.scatter_add_(1, targets[piece, None], one.new_full((len(one), 1), -1.0))
+            gradient[piece] = one.mul_(upstream)
+        return gradient, None
+
+
+def _pieces(logits: torch.Tensor) -> list[slice]:
+    size = max(1, LOGITS_AT_ONCE[logits.device.type] // logits.shape[1])
+    return [slice(at, at + size) for at in range(0, len(logits), size)]
 
 
 def mean_loss(scores: Sequence[Score]) -> float:

@@ -264,10 +264,19 @@ def test_a_child_gets_no_secret(program: Program, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_child_gets_the_rest(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child has the environment otherwise, stays off the network, and lets waiting threads rest."""
+    """A child has the environment otherwise, stays off the network, lets waiting threads rest, takes large pages."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     (line,) = output(program("import json, os; print(json.dumps(dict(os.environ)))"))
     wanted = {"CUDA_VISIBLE_DEVICES": "1", "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"}
+    assert (wanted | {"THP_MEM_ALLOC_ENABLE": "1"}).items() <= json.loads(line).items()
+
+
+def test_a_value_of_one_s_own_wins(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the environment says of threads and pages is left as it is."""
+    wanted = {"OMP_WAIT_POLICY": "active", "THP_MEM_ALLOC_ENABLE": "0"}
+    for name, value in wanted.items():
+        monkeypatch.setenv(name, value)
+    (line,) = output(program("import json, os; print(json.dumps(dict(os.environ)))"))
     assert wanted.items() <= json.loads(line).items()
 
 

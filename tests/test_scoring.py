@@ -123,6 +123,35 @@ def test_positions_begin_again_at_every_document() -> None:
     assert found["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0, 1]]
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("at_once", [1, 300, 2**20])
+def test_cross_entropy_is_torch_s(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float, at_once: int
+) -> None:
+    """In whatever pieces, loss and gradient are those of torch's own, and as exact as the logits' type is."""
+    monkeypatch.setitem(scoring.LOGITS_AT_ONCE, "cpu", at_once)
+    torch.manual_seed(0)
+    logits = (20 * torch.randn(23, 100)).to(dtype).requires_grad_()
+    targets = torch.randint(0, 100, (23,))
+    loss = scoring.cross_entropy(logits, targets)
+    (loss / 7).backward()
+    reference = logits.detach().double().requires_grad_()
+    expected = functional.cross_entropy(reference, targets, reduction="sum")
+    (expected / 7).backward()
+    assert logits.grad is not None
+    assert reference.grad is not None
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert torch.allclose(logits.grad.double(), reference.grad, atol=tolerance / 7)
+
+
+def test_no_trained_token_is_no_loss() -> None:
+    """A micro-batch without a trained token adds nothing, and its gradient is zero."""
+    weight = torch.ones(100, 5, requires_grad=True)
+    scoring.cross_entropy(torch.zeros(0, 5) @ weight.T, torch.zeros(0, dtype=torch.long)).backward()
+    assert weight.grad is not None
+    assert not weight.grad.any()
+
+
 def test_the_mean_is_over_tokens() -> None:
     """A row counts by its trained tokens."""
     assert scoring.mean_loss([Score(10.0, 10, 0), Score(90.0, 30, 0)]) == 2.5
