@@ -1,7 +1,8 @@
 """Attention in which no document sees another, without a square mask over all of them.
 
-Documents of like length go through torch's causal attention together, padded to the longest of them: a document's last
-token is repeated behind it, where causal attention lets nothing look, and what comes out there is left out.
+On a GPU, in half precision, torch's variable-length kernel does it. Everywhere else documents of like length go
+through torch's causal attention together, padded to the longest of them: a document's last token is repeated behind
+it, where causal attention lets nothing look, and what comes out there is left out.
 """
 
 from __future__ import annotations
@@ -13,10 +14,25 @@ from typing import Any
 import torch
 import transformers
 from torch.nn import functional
-from transformers.masking_utils import AttentionMaskInterface
+from torch.nn.attention.varlen import varlen_attn
 
 NAME = "per_document"
 FEW = 16  # tokens of padding that cost less than one more call
+
+
+def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the variable-length kernel, which is FlashAttention 2, computes on this device in this type."""
+    half = dtype in (torch.bfloat16, torch.float16)
+    return half and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def layout(lengths: Sequence[int], kernel: bool) -> dict[str, Any]:
+    """What `forward` is told of documents that lie one behind the other: where each begins, or `groups` of them."""
+    if kernel:
+        starts = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
+        return {"starts": starts, "longest": max(lengths)}
+    documents, place = groups(lengths)
+    return {"documents": documents, "place": place}
 
 
 def groups(lengths: Sequence[int]) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -59,16 +75,26 @@ def forward(
     value: torch.Tensor,
     _attention_mask: None,
     *,
-    documents: Sequence[torch.Tensor],
-    place: torch.Tensor,
+    starts: torch.Tensor | None = None,
+    longest: int = 0,
+    documents: Sequence[torch.Tensor] = (),
+    place: torch.Tensor | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """As transformers calls it: query (1, heads, tokens, size), key and value with a part of the heads.
 
-    Returns (1, tokens, heads, size).
+    The rest is as `layout` says. Returns (1, tokens, heads, size).
     """
+    if starts is not None:
+        # rotary embedding leaves queries and keys in float32 where the masters are; the kernel has no autocast
+        q, k, v = (states[0].transpose(0, 1).to(value.dtype) for states in (query, key, value))
+        causal: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0), "enable_gqa": q.shape[1] != k.shape[1]}
+        one = varlen_attn(q, k, v, starts, starts, longest, longest, **causal)
+        assert isinstance(one, torch.Tensor)
+        return one[None], None
+    assert place is not None
     shared = query.shape[1] // key.shape[1]
     found = []
     for positions in documents:
@@ -85,12 +111,9 @@ def _taken(states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     return taken.view(len(taken), *positions.shape, -1).transpose(0, 1)
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
-    return None
-
-
+# No function for masks is registered: transformers makes none then, and does not look whether sequences are packed,
+# for which a GPU would have to be waited for.
 transformers.AttentionInterface.register(NAME, forward)
-AttentionMaskInterface.register(NAME, _no_mask)
 
 
 @contextmanager

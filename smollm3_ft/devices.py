@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,12 +23,51 @@ class Device(NamedTuple):
     name: str
     memory: int
     flops: float  # floating-point operations a second that training can count on, roughly
+    fused: bool = False  # Liger's kernels for norms, rotations and gates are used
 
 
-# Dense bf16 peak of the cards people train on, times what a well-fed run reaches; for a guess of the time.
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40": 181e12, "4090": 165e12, "L4": 121e12, "T4": 65e12}
-USUAL_SHARE = 0.4
+# Floating-point operations a second, dense, in bf16 with float32 sums, as NVIDIA's data sheets have them. The more
+# special name comes first. A card that is not here has no known peak, and so no MFU.
+PEAK_TFLOPS = {
+    "B200": 2250,
+    "GH200": 989,
+    "H200 NVL": 835,
+    "H200": 989,
+    "H800 PCIe": 756,
+    "H800": 989,
+    "H100 PCIe": 756,
+    "H100 NVL": 835,
+    "H100": 989,
+    "A100": 312,
+    "A800": 312,
+    "A40": 150,
+    "A30": 165,
+    "A10G": 70,
+    "A10": 125,
+    "L40S": 362,
+    "L40": 181,
+    "L4": 121,
+    "RTX 6000 Ada": 364,
+    "RTX A6000": 155,
+    "RTX 5090": 209,
+    "RTX 4090": 165,
+    "RTX 3090": 71,
+    "T4": 65,  # in fp16: it has no bf16
+}
+OTHER_CARDS = re.compile(
+    r"Laptop|Max-Q|MIG|\bD\b|\bTi\b|-\d+[ABCQ]\b"
+)  # of the same name, with less of everything, or more
+USUAL_SHARE = 0.4  # of the peak, in training: a guess until it is measured
+UNKNOWN_CARD = 50e12  # its peak, for a guess of the time
 CPU_CORE_FLOPS = 25e9  # measured: float32, small matrices, one core
+
+
+def peak_flops(name: str) -> float | None:
+    """The peak of a card by the name that its driver gives it; None for a CPU, and where it is not known."""
+    if OTHER_CARDS.search(name):
+        return None
+    found = (peak for card, peak in PEAK_TFLOPS.items() if re.search(rf"\b{card}\b", name))
+    return next((peak * 1e12 for peak in found), None)
 
 
 def detect() -> Device:
@@ -35,10 +76,16 @@ def detect() -> Device:
         with driver() as handles:
             if handles:
                 name = str(pynvml.nvmlDeviceGetName(handles[0]))
-                peak = next((peak for key, peak in PEAK_FLOPS.items() if key in name), 50e12)
-                return Device("cuda", name, pynvml.nvmlDeviceGetMemoryInfo(handles[0]).total, peak * USUAL_SHARE)
+                peak = peak_flops(name) or UNKNOWN_CARD
+                memory = pynvml.nvmlDeviceGetMemoryInfo(handles[0]).total
+                return Device("cuda", name, memory, peak * USUAL_SHARE, fused=has_fused_kernels())
     cores = psutil.cpu_count(logical=False) or 1
     return Device("cpu", f"{cores} CPU cores", psutil.virtual_memory().available, cores * CPU_CORE_FLOPS)
+
+
+def has_fused_kernels() -> bool:
+    """Whether Liger is installed (the extra `gpu`)."""
+    return importlib.util.find_spec("liger_kernel") is not None
 
 
 @contextmanager

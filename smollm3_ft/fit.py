@@ -14,7 +14,7 @@ from smollm3_ft.data import Prepared
 from smollm3_ft.devices import Device
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.models import BYTES, ModelPlan
-from smollm3_ft.predictions import Work
+from smollm3_ft.predictions import Micro, Work
 
 TRAINED = "training.json"  # the record of a finished training, beside plan.json
 ROOM = 0.9  # of the device's memory may be planned for
@@ -40,7 +40,7 @@ class Settings(BaseModel):
     warmup_steps: int
     save_steps: int
     eval_steps: int
-    gradient_checkpointing: bool
+    gradient_checkpointing: int  # of every n-th layer; 0 of none
 
 
 class Predicted(BaseModel):
@@ -83,7 +83,7 @@ def planned(
     run_id: str, folder: Path, config: Config, model: ModelPlan, prepared: Prepared, device: Device
 ) -> TrainingPlan:
     """Settle and predict for a device, and fetch the model. Raises ConfigError where there is no room on the disk."""
-    work = Work(prepared.sequences, prepared.tokens, prepared.longest)
+    work = Work(prepared.sequences, prepared.tokens, prepared.longest, prepared.rows["train"])
     settings = settle(config, work, model, device, disk.speed(folder))
     predicted = predict(config, settings, work, model, device)
     disk.check_room(folder.parent, predicted.disk_bytes)
@@ -111,17 +111,16 @@ def settle(
     """Settle every `auto`; `disk_speed` in bytes a second. Raises ConfigError where even one sequence does not fit."""
     train = config.train
     wanted, batch, accumulation = _sizes(config, work, model, device)
-    checkpointing = train.gradient_checkpointing
-    if checkpointing == "auto":
-        fits = predictions.memory(config, batch, work.longest, model, checkpointing=False) <= ROOM * device.memory
-        checkpointing = device.kind == "cuda" and not fits
+    micro = _fitted(config, batch, wanted, work, model, device) or Micro(
+        batch * work.longest, _checkpointing(config)[-1]
+    )
     steps_an_epoch = max(1, math.ceil(work.sequences / wanted))
     steps = train.max_steps or math.ceil(steps_an_epoch * train.epochs)
     warmup = math.ceil(0.03 * steps) if train.warmup_steps == "auto" else train.warmup_steps
     if warmup > steps:
         what = f"{warmup} are more than the run's {steps} steps, so the learning rate would never be reached"
         raise ConfigError(Problem("train.warmup_steps", what, "leave it auto"))
-    seconds_a_step = predictions.seconds(config, work, model, device) / steps_an_epoch
+    seconds_a_step = predictions.seconds(config, work, model, device, micro.checkpointing) / steps_an_epoch
     save_steps = _save_steps(_checkpoint_bytes(config, model) / disk_speed, seconds_a_step, steps)
     return Settings(
         effective_batch_size=wanted,
@@ -133,7 +132,7 @@ def settle(
         warmup_steps=warmup,
         save_steps=save_steps if train.save_steps == "auto" else train.save_steps,
         eval_steps=math.ceil(steps / VALIDATIONS) if train.eval_steps == "auto" else train.eval_steps,
-        gradient_checkpointing=checkpointing,
+        gradient_checkpointing=micro.checkpointing,
     )
 
 
@@ -149,12 +148,13 @@ def predict(config: Config, settings: Settings, work: Work, model: ModelPlan, de
     checkpoint = _checkpoint_bytes(config, model)
     kept = config.train.save_total_limit + 1  # one more while it is being written
     final = model.parameters * BYTES[config.model.dtype]
+    again, accumulates = settings.gradient_checkpointing, settings.gradient_accumulation_steps > 1
     return Predicted(
         tokens=int(work.tokens * settings.epochs),
         memory_bytes=predictions.memory(
-            config, settings.batch_size, work.longest, model, settings.gradient_checkpointing
+            config, model, device, Micro(settings.batch_size * work.longest, again, accumulates)
         ),
-        seconds=predictions.seconds(config, work, model, device) * settings.epochs,
+        seconds=predictions.seconds(config, work, model, device, again) * settings.epochs,
         checkpoint_bytes=checkpoint,
         model_bytes=final,
         disk_bytes=checkpoint * kept + final,
@@ -239,11 +239,33 @@ def _usual_batch(sequences: int) -> int:
 
 
 def _largest(config: Config, wanted: int, work: Work, model: ModelPlan, device: Device) -> int:
-    """The largest micro-batch that divides the wanted batch and fits."""
-    checkpointing = config.train.gradient_checkpointing is not False
+    """The micro-batch that divides the wanted batch, fits, and lets a token cost least; of equals the largest.
+
+    A smaller one may keep activations that a larger one would have to make again.
+    """
+    costs: dict[int, float] = {}
     for batch in sorted((b for b in range(1, wanted + 1) if wanted % b == 0), reverse=True):
-        if predictions.memory(config, batch, work.longest, model, checkpointing) <= ROOM * device.memory:
-            return batch
-    needed = files.gib(predictions.memory(config, 1, work.longest, model, checkpointing))
+        micro = _fitted(config, batch, wanted, work, model, device)
+        if micro is not None:
+            costs[batch] = predictions.relative_cost(model, micro)
+    if costs:
+        return min(costs, key=lambda batch: costs[batch])
+    least = Micro(work.longest, _checkpointing(config)[-1], wanted > 1)
+    needed = files.gib(predictions.memory(config, model, device, least))
     what = f"one sequence of {work.longest} tokens needs {needed}, {device.name} has {files.gib(device.memory)}"
     raise ConfigError(Problem("train.batch_size", what, "use train.adapter=lora, or lower data.max_length"))
+
+
+def _fitted(config: Config, batch: int, wanted: int, work: Work, model: ModelPlan, device: Device) -> Micro | None:
+    """A micro-batch with as little computed twice as fits; None where it does not fit at all."""
+    for every in _checkpointing(config):
+        micro = Micro(batch * work.longest, every, batch < wanted)
+        if predictions.memory(config, model, device, micro) <= ROOM * device.memory:
+            return micro
+    return None
+
+
+def _checkpointing(config: Config) -> tuple[int, ...]:
+    """Of every how many layers activations may be made again, the fastest first."""
+    given = config.train.gradient_checkpointing
+    return (0, 12, 6, 4, 3, 2, 1) if given == "auto" else (int(given),)

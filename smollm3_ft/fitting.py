@@ -53,7 +53,8 @@ def refitted(plan: TrainingPlan, config: Config, device: Device) -> TrainingPlan
     """The plan of an unfinished training with other micro-batches: the same steps of the same sequences."""
     train = {"effective_batch_size": plan.settings.effective_batch_size}
     wanted = config.model_copy(update={"train": config.train.model_copy(update=train)})
-    work = Work(plan.prepared.sequences, plan.prepared.tokens, plan.prepared.longest)
+    prepared = plan.prepared
+    work = Work(prepared.sequences, prepared.tokens, prepared.longest, prepared.rows["train"])
     settled = fit.settle(wanted, work, plan.model, device)
     names = ("batch_size", "gradient_accumulation_steps", "gradient_checkpointing")
     settings = plan.settings.model_copy(update={name: getattr(settled, name) for name in names})

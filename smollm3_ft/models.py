@@ -31,6 +31,11 @@ class ModelPlan(BaseModel):
     parameters: int
     layers: int
     hidden: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    intermediate: int
+    tied: bool
     vocabulary: int
     context: int
 
@@ -99,6 +104,7 @@ def _describe(
     identity_of_weights = commit if commit else files.digest_of(weights)
     stored = str(settings.get("dtype") or settings.get("torch_dtype") or "float32")
     chat_digest = chat.load(folder).digest
+    hidden, heads = int(settings["hidden_size"]), int(settings["num_attention_heads"])
     return ModelPlan(
         name=name,
         kind=kind,
@@ -108,7 +114,12 @@ def _describe(
         chat_digest=chat_digest,
         parameters=weight_bytes // BYTES.get(stored, 4),
         layers=int(settings["num_hidden_layers"]),
-        hidden=int(settings["hidden_size"]),
+        hidden=hidden,
+        heads=heads,
+        kv_heads=int(settings.get("num_key_value_heads") or heads),
+        head_size=int(settings.get("head_dim") or hidden // heads),
+        intermediate=int(settings["intermediate_size"]),
+        tied=bool(settings.get("tie_word_embeddings", True)),
         vocabulary=int(settings["vocab_size"]),
         context=int(settings["max_position_embeddings"]),
     )
@@ -119,7 +130,14 @@ def _settings(name: str, folder: Path) -> dict[str, Any]:
         settings = files.read_json(folder / "config.json")
     except (OSError, json.JSONDecodeError):
         raise ConfigError(Problem("model.name", f"{folder} has no readable config.json", "name a model")) from None
-    needed = ("num_hidden_layers", "hidden_size", "vocab_size", "max_position_embeddings")
+    needed = (
+        "num_hidden_layers",
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "vocab_size",
+        "max_position_embeddings",
+    )
     if not all(isinstance(settings.get(key), int) for key in needed) or "CausalLM" not in str(
         settings.get("architectures")
     ):

@@ -1,42 +1,98 @@
-"""What a training takes of its device, by plain arithmetic."""
+"""What a training takes of its device, by plain arithmetic: what must be kept and done for a model of its shape."""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
+from smollm3_ft import flops
 from smollm3_ft.config import Config
 from smollm3_ft.devices import Device
 from smollm3_ft.models import BYTES, ModelPlan
 
 LIBRARIES = 650 * 2**20  # bytes that torch and what it loads take before any model, on the CPU as on CUDA
+LOSS_PIECE = 1024  # positions whose logits are in float32 at a time: scoring.POSITIONS_AT_ONCE
+SPLITTING = 500  # tokens whose time a micro-batch takes beside its own: weights are cast, and gradients added, again
 
 
 class Work(NamedTuple):
-    """What there is to train on: sequences and tokens an epoch, and the longest sequence."""
+    """What there is to train on: sequences and tokens an epoch, the longest sequence, and the documents in them."""
 
     sequences: int
     tokens: int
     longest: int
+    documents: int | None = None  # as many as sequences, where it is not told
 
 
-def memory(config: Config, batch: int, longest: int, model: ModelPlan, checkpointing: bool) -> int:
-    """Peak bytes on the device: weights, gradients and Adam's moments, activations, and the logits of the loss."""
-    item = BYTES[config.model.dtype]
-    trained = trained_parameters(config, model)
-    fixed = model.parameters * 16 if config.train.adapter == "none" else model.parameters * item + trained * 16
-    tokens = batch * longest
-    layer = 32 * item * model.hidden  # bytes of activations that a token leaves in a layer
-    kept = item * model.hidden * model.layers + layer if checkpointing else layer * model.layers
-    return int(LIBRARIES + fixed + tokens * (kept + model.vocabulary * (item + 4)))
+class Micro(NamedTuple):
+    """What goes through the model at a time."""
+
+    tokens: int
+    checkpointing: int = 0  # of every n-th layer the activations are made again; 0 of none
+    accumulates: bool = False  # gradients of the micro-batches before it are there
+
+
+def memory(config: Config, model: ModelPlan, device: Device, micro: Micro) -> int:
+    """Peak bytes on the device: the larger of what is there when the loss goes back, and at the optimizer's step."""
+    item, trained = BYTES[config.model.dtype], trained_parameters(config, model)
+    full = config.train.adapter == "none"
+    held = 12 * trained + (0 if full else item * model.parameters)  # masters with Adam's moments; the frozen base
+    gradients = 4 * trained
+    copies = item * trained if full and item < 4 else 0  # of the weights, in the type that is computed in
+    again = checkpointed_layers(model, micro.checkpointing)
+    layer = layer_activations(config, model, device)
+    residual = 4 if full else item
+    kept = (model.layers - again) * layer + again * residual * model.hidden + 4 * residual * model.hidden
+    kept += layer if again else 0  # the one that is made again
+    logits = item * model.vocabulary * micro.tokens
+    piece = (12 + item) * model.vocabulary * min(LOSS_PIECE, micro.tokens)
+    standing = held + micro.tokens * kept + (gradients if micro.accumulates else 0)
+    forward = standing + copies + logits
+    backward = standing + copies * (model.layers - again) // model.layers + 2 * logits + piece
+    return LIBRARIES + max(forward, backward, held + gradients + copies // model.layers)
+
+
+def layer_activations(config: Config, model: ModelPlan, device: Device) -> int:
+    """Bytes that a token leaves in a decoder layer for its way back. Bf16 is computed in by autocast.
+
+    Autocast gives each linear layer an input of its own. Norms are computed in float32, and keep what goes in and, for
+    the gradient of their weights, what comes out; fused kernels keep the first alone, and not the gate's activation.
+    """
+    item, hidden = BYTES[config.model.dtype], model.hidden
+    full, half = config.train.adapter == "none", BYTES[config.model.dtype] < 4
+    queries, keys = model.heads * model.head_size, model.kv_heads * model.head_size
+    norms = 2 * hidden * (4 if full or not device.fused else item) * (2 if full and not device.fused else 1) + 8
+    inputs = item * hidden * (5 if half else 2) + (0 if full or not half else item * queries)
+    attention = item * (2 * queries + 2 * keys) + 4 * model.heads
+    if device.kind == "cpu":  # taken out of the sequence by document, keys and values once for each query head
+        attention = item * 6 * queries
+    mlp = item * model.intermediate * (3 if device.fused else 4)
+    adapter = 0 if full else item * 7 * config.train.lora.r
+    return norms + inputs + attention + mlp + adapter
+
+
+def checkpointed_layers(model: ModelPlan, every: int) -> int:
+    return math.ceil(model.layers / every) if every else 0
 
 
 def trained_parameters(config: Config, model: ModelPlan) -> int:
     if config.train.adapter == "none":
         return model.parameters
-    return 2 * config.train.lora.r * model.hidden * model.layers * 14  # seven linear layers, two matrices each
+    return flops.adapter_parameters(config.train, model)
 
 
-def seconds(config: Config, work: Work, model: ModelPlan, device: Device) -> float:
-    """An epoch: six operations a weight and token (four with a frozen base), at the device's usual rate."""
-    operations = 6 if config.train.adapter == "none" else 4
-    return operations * model.parameters * work.tokens / device.flops
+def relative_cost(model: ModelPlan, micro: Micro) -> float:
+    """Of a token, by how it is trained: 1 with nothing computed twice, in one large micro-batch."""
+    return 1 + checkpointed_layers(model, micro.checkpointing) / model.layers / 3 + SPLITTING / micro.tokens
+
+
+def seconds(config: Config, work: Work, model: ModelPlan, device: Device, checkpointing: int = 0) -> float:
+    """An epoch: the model's operations and those made again, at the device's usual rate.
+
+    Every token counts as trained on, and documents as equally long.
+    """
+    pairs = work.tokens**2 / (work.documents or work.sequences)
+    needed = flops.of(config, model, work.tokens, work.tokens, pairs)
+    share = checkpointed_layers(model, checkpointing) / model.layers
+    forward = 2 * flops.linear_parameters(model) * work.tokens + flops.forward_attention(model, pairs)
+    return (needed + share * forward) / device.flops

@@ -154,6 +154,9 @@ def _environment() -> dict[str, str]:
     # cores, training ran at a twentieth of its speed.
     kept.setdefault("OMP_WAIT_POLICY", "passive")
     kept.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for large pages: a tensor's first touch is a fault a page
+    if "PYTORCH_CUDA_ALLOC_CONF" not in kept:  # its older name
+        # batches are of many sizes: memory in fixed segments would be left in pieces that fit none of them
+        kept.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     kept.setdefault("PYTHONWARNINGS", "ignore")  # libraries' deprecations are not the user's business
     kept[PARENT] = str(os.getpid())
     return {**kept, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from smollm3_ft import batches
 from smollm3_ft.alarms import Losses
 
 PROGRESS = "progress.json"
@@ -40,6 +39,7 @@ class Progress:
         self.step_loss = torch.tensor(0.0)
         self.window_start = time.monotonic()
         self.window_tokens = 0
+        self.window_flops = 0.0
         self.judged = 0  # trained tokens of the step that a line is written for, and the hits among them
         self.hits = torch.tensor(0)
 
@@ -48,13 +48,18 @@ class Progress:
         self.judged += len(targets)
         self.hits = self.hits.to(targets.device) + (logits.detach().argmax(-1) == targets).sum()
 
-    def add(self, loss: torch.Tensor, inputs: dict[str, Any]) -> None:
-        """Count a micro-batch. `loss` is its share of the step's loss. Padding there is in attention alone."""
+    def add(self, loss: torch.Tensor, inputs: dict[str, Any], flops: float) -> None:
+        """Count a micro-batch. `loss` is its share of the step's loss. Padding there is in attention alone.
+
+        Nothing here waits for a GPU: the counts are of shapes, and the loss is added where it is.
+        """
         size = inputs["input_ids"].numel()
         self.tokens += size
-        self.padding += sum(positions.numel() for positions in inputs["documents"]) - size
+        if "documents" in inputs:  # the kernel knows no padding
+            self.padding += sum(positions.numel() for positions in inputs["documents"]) - size
         self.window_tokens += size
-        self.supervised_tokens += int((inputs["labels"] != batches.IGNORED).sum())
+        self.window_flops += flops
+        self.supervised_tokens += len(inputs["before"])
         self.step_loss = self.step_loss.to(loss.device) + loss.float()
 
     def end_step(self) -> float:
@@ -70,8 +75,8 @@ class Progress:
         counts = {name: getattr(self, name) for name in names}
         return {**counts, "losses": self.losses.saved(), "best": self.best._asdict()}
 
-    def line(self) -> dict[str, float]:
-        """The values of a journal line, and a new window."""
+    def line(self, peak_flops: float | None) -> dict[str, float]:
+        """The values of a journal line, and a new window. `mfu` where the device's peak is known."""
         seconds = max(1e-9, time.monotonic() - self.window_start)
         values = {
             "loss": self.window_loss / max(1, self.window_steps),
@@ -81,6 +86,9 @@ class Progress:
             "tokens_per_second": self.window_tokens / seconds,
             "padding_share": self.padding / max(1, self.padding + self.tokens),
         }
+        if peak_flops is not None:
+            values["mfu"] = self.window_flops / seconds / peak_flops
         self.window_steps, self.window_tokens, self.window_start = 0, 0, time.monotonic()
+        self.window_flops = 0.0
         self.window_loss, self.hits, self.judged = 0.0, torch.zeros_like(self.hits), 0
         return values

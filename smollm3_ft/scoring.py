@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from smollm3_ft import attention, batches, memory
 
-POSITIONS_AT_ONCE = 4096  # of the vocabulary-wide logits
+POSITIONS_AT_ONCE = 1024  # of the vocabulary-wide logits, where only the loss is wanted
 LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**29}  # in float32: what a core's cache holds, and what a GPU has to spare
 
 
@@ -114,9 +114,13 @@ def _grouped(rows: Sequence[dict[str, Any]], tokens_at_once: int) -> Iterator[li
 
 
 def _score_batch(model: Any, rows: Sequence[dict[str, Any]]) -> Iterator[Score]:
-    device = next(model.parameters()).device
-    inputs = batches.moved(batches.collate(rows), device)
-    labels = inputs.pop("labels")[:, 1:]
+    weight = next(model.parameters())
+    kind = weight.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    kernel = attention.has_kernel(weight.device, dtype)
+    inputs = batches.moved(batches.collate(rows, kernel), weight.device)
+    labels = inputs["labels"][:, 1:]
+    inputs = {name: value for name, value in inputs.items() if name not in batches.BESIDE_THE_MODEL}
     hidden = model.model(**inputs, use_cache=False).last_hidden_state[:, :-1]
     trained = labels != batches.IGNORED
     states, targets = hidden[trained], labels[trained]

@@ -17,7 +17,7 @@ import torch
 import transformers
 import trl
 
-from smollm3_ft import batches, checkpoints, disk, files, order, processes, scoring
+from smollm3_ft import batches, checkpoints, devices, disk, files, flops, order, processes, scoring
 from smollm3_ft.errors import TrainingError
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.journal import Journal, read
@@ -59,8 +59,12 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
     ) -> torch.Tensor:
         processes.beat()
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
-        self.progress.add(loss.detach(), inputs)
+        self.progress.add(loss.detach(), inputs, self._flops(inputs))
         return loss
+
+    def _flops(self, inputs: dict[str, Any]) -> float:
+        tokens, supervised = inputs["input_ids"].numel(), len(inputs["before"])
+        return flops.of(self.plan.config, self.plan.model, tokens, supervised, inputs["pairs"])
 
     def compute_loss(
         self,
@@ -70,11 +74,10 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         num_items_in_batch: Any = None,
     ) -> torch.Tensor:
         """Nats a trained token of the whole step. Logits are made before trained tokens, and nowhere else."""
-        labels = inputs["labels"][0]
-        before = (labels[1:] != batches.IGNORED).nonzero()[:, 0]
-        states = {name: value for name, value in inputs.items() if name != "labels"}
+        before = inputs["before"]
+        states = {name: value for name, value in inputs.items() if name not in batches.BESIDE_THE_MODEL}
         logits = model(**states, logits_to_keep=before, use_cache=False).logits[0]
-        targets = labels[before + 1]
+        targets = inputs["labels"][0, before + 1]
         step = self.state.global_step + 1
         if step % self.args.logging_steps == 0 or step >= self.state.max_steps:
             self.progress.judge(logits, targets)
@@ -98,7 +101,7 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         if "loss" not in logs:
             return
         values = {
-            **self.progress.line(),
+            **self.progress.line(devices.peak_flops(self.plan.device_name)),
             "learning_rate": float(logs["learning_rate"]),
             "grad_norm": float(logs.get("grad_norm", math.nan)),
             "epoch": float(self.state.epoch or 0.0),
@@ -113,7 +116,8 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         model = self.accelerator.unwrap_model(self.model)
         base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
         tokens = self.plan.settings.batch_size * self.plan.config.data.max_length
-        scores = scoring.score(base, rows, tokens, on_batch=processes.beat)
+        with self.accelerator.autocast():  # as in training: masters in float32 are slow to compute with
+            scores = scoring.score(base, rows, tokens, on_batch=processes.beat)
         loss = scoring.mean_loss(scores)
         correct = sum(one.correct for one in scores) / max(1, sum(one.tokens for one in scores))
         self.journal.write("eval", {"loss": loss, "token_accuracy": correct}, self.state.global_step)

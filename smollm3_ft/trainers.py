@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import peft
 import torch
 import transformers
 import trl
+from transformers.integrations.liger import apply_liger_kernel
 
-from smollm3_ft import attention, batches
+from smollm3_ft import attention, batches, devices
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.journal import Journal
 from smollm3_ft.processes import StopRequest
@@ -30,7 +32,7 @@ def sft(plan: TrainingPlan, journal: Journal, stop: StopRequest) -> SftTrainer:
         folder=Path(plan.folder) / "checkpoints",
         model=load_model(plan),
         args=_arguments(plan),
-        data_collator=batches.collate,
+        data_collator=functools.partial(batches.collate, kernel=_has_kernel(plan)),
         train_dataset=datasets.Dataset.from_file(str(folder / "train.arrow")),
         eval_dataset=datasets.Dataset.from_file(str(folder / "validation.arrow")) if _validates(plan) else None,
         processing_class=tokenizer,
@@ -52,7 +54,14 @@ def load_model(plan: TrainingPlan) -> Any:
         attn_implementation=attention.NAME if chosen == "auto" else chosen,
     )
     model.config.use_cache = False
+    if plan.device == "cuda" and devices.has_fused_kernels():
+        apply_liger_kernel(model, {"fused_linear_cross_entropy": False})  # logits are made at trained tokens alone
     return model
+
+
+def _has_kernel(plan: TrainingPlan) -> bool:
+    dtype = getattr(torch, plan.config.model.dtype)
+    return plan.config.model.attention == "auto" and attention.has_kernel(torch.device(plan.device), dtype)
 
 
 def _validates(plan: TrainingPlan) -> bool:
@@ -85,7 +94,8 @@ def _arguments(plan: TrainingPlan) -> trl.SFTConfig:
         optim="adamw_torch_fused" if cuda else "adamw_torch",
         bf16=plan.config.model.dtype == "bfloat16",
         use_cpu=not cuda,
-        gradient_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing=settings.gradient_checkpointing > 0,
+        activation_checkpointing_kwargs={"every_n_layers": max(1, settings.gradient_checkpointing)},
         seed=plan.config.seed,
         data_seed=plan.config.seed,
         full_determinism=train.deterministic and cuda,

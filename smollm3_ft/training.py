@@ -84,19 +84,24 @@ def _save_model(trainer: SftTrainer, plan: TrainingPlan, final: Path) -> None:
 
 def _result(plan: TrainingPlan, trainer: SftTrainer, resumed_from: int) -> dict[str, Any]:
     records = [r for r in journals.read(Path(plan.folder) / "metrics.jsonl") if r.kind == "train"]
-    rates = [float(r.values["tokens_per_second"]) for r in records]
+    shares = [float(r.values["mfu"]) for r in records if "mfu" in r.values]
     return {
         "steps": trainer.state.global_step,
         "best_step": trainer.progress.best.step,
         "epochs": trainer.state.epoch,
         "tokens": trainer.progress.tokens,
         "supervised_tokens": trainer.progress.supervised_tokens,
-        "tokens_per_second": sorted(rates)[len(rates) // 2] if rates else None,
+        "tokens_per_second": _middle([float(r.values["tokens_per_second"]) for r in records]),
+        "mfu": _middle(shares),
         "peak_memory_bytes": max((int(r.values["memory_bytes"]) for r in records), default=None),
         "final_loss": records[-1].values["loss"] if records else None,
         "resumed_from": resumed_from or None,
         "model": files.digest_of((Path(plan.folder) / "model").glob("*.safetensors")),
     }
+
+
+def _middle(values: list[float]) -> float | None:
+    return sorted(values)[len(values) // 2] if values else None
 
 
 if __name__ == "__main__":

@@ -64,6 +64,65 @@ def test_a_packed_document_is_as_it_is_alone(model: Any, lengths: list[int]) -> 
     assert torch.allclose(together, torch.cat(alone), atol=1e-5)
 
 
+def by_document(q: Any, k: Any, v: Any, starts: Any, _: Any, longest: int, __: int, **given: Any) -> Any:
+    """What torch's variable-length kernel says that it computes, in plain words."""
+    assert given.pop("window_size") == (-1, 0)  # causal
+    assert starts.dtype == torch.int32
+    assert longest == starts.diff().max()
+    parts = []
+    for begin, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        one = (states[begin:end].transpose(0, 1) for states in (q, k, v))
+        parts.append(torch.nn.functional.scaled_dot_product_attention(*one, is_causal=True, **given).transpose(0, 1))
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_the_kernel_is_told_where_documents_begin(
+    model: Any, lengths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a GPU's kernel is handed makes of it what the way of the CPU does."""
+    monkeypatch.setattr(attention, "varlen_attn", by_document)
+    found = []
+    for kernel in (False, True):
+        inputs = batches.collate([packed(list(documents(lengths)))], kernel)
+        told = {name: value for name, value in inputs.items() if name not in batches.BESIDE_THE_MODEL}
+        with torch.no_grad(), attention.per_document(model):
+            found.append(model(**told, use_cache=False).logits)
+    assert torch.allclose(*found, atol=1e-5)
+
+
+def test_torch_s_kernel_takes_what_it_is_given() -> None:
+    """The installed torch's kernel accepts grouped heads, and queries in float32 beside bf16 values, back and forth."""
+    told = attention.layout([7, 5], kernel=True)
+    query = torch.empty(1, 16, 12, 128, device="meta", requires_grad=True)
+    key = torch.empty(1, 4, 12, 128, device="meta", requires_grad=True)
+    value = torch.empty(1, 4, 12, 128, device="meta", dtype=torch.bfloat16, requires_grad=True)
+    told["starts"] = told["starts"].to("meta")
+    out, _ = attention.forward(torch.nn.Module(), query, key, value, None, scaling=0.1, **told)
+    assert (out.shape, out.dtype) == ((1, 12, 16, 128), torch.bfloat16)
+    out.sum().backward()
+    assert [one.grad.shape for one in (query, key, value) if one.grad is not None] == [
+        (1, 16, 12, 128),
+        (1, 4, 12, 128),
+        (1, 4, 12, 128),
+    ]
+
+
+def test_the_kernel_is_for_gpus_and_half_precision() -> None:
+    """On a CPU nothing goes through the kernel, and float32 nowhere."""
+    assert not attention.has_kernel(torch.device("cpu"), torch.bfloat16)
+    assert not attention.has_kernel(torch.device("cuda"), torch.float32)
+
+
+def test_what_is_counted_beforehand() -> None:
+    """The positions before trained tokens and the squared lengths are those of the batch."""
+    rows = list(documents([5, 3]))
+    inputs = batches.collate(rows)
+    assert inputs["pairs"] == 25 + 9
+    assert inputs["before"].tolist() == [0, 1, 2, 3, 5, 6]
+    assert (inputs["labels"][0, inputs["before"] + 1] != batches.IGNORED).all()
+
+
 def test_gradients_are_those_of_the_masked_square(model: Any) -> None:
     """Training learns the same as with a square mask over all documents."""
     inputs = batches.collate([packed(list(documents(LENGTHS[-1])))])
