@@ -1,0 +1,246 @@
+"""Crashes: a small training is killed at each of its file operations, and its disk fills at each of them.
+
+python benchmarks/crash.py [--json] [--every N]
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import crash_operations
+import crash_trials
+import measure
+import results
+import training_ours
+from crash_trials import KILLED, Attempt, Job, Outcome
+from results import Row
+
+from smollm3_ft import identity, processes
+
+SEED = 20260201
+AT_RANDOM = 60
+ROWS = 60
+SAVE_STEPS = 2
+TRAIN: Row = {
+    "max_steps": 2 * SAVE_STEPS,
+    "save_steps": SAVE_STEPS,
+    "eval_steps": 2,
+    "save_total_limit": 1,
+    "logging_steps": 1,
+    "warmup_steps": 1,
+    "batch_size": 2,
+    "effective_batch_size": 4,
+}
+LORA: Row = {"adapter": "lora", "lora": {"r": 4, "dropout": 0.1}}
+LORA_EVERY = 4  # a smaller part
+NAMES = {
+    "killed": "killed before an operation",
+    "half": "killed in the middle of a write",
+    "random": "killed at a random time",
+    "again": "killed, then killed resuming",
+    "power": "power cut, unflushed bytes lost",
+    "full": "disk full from an operation on",
+    "full_half": "disk full in the middle of a write",
+    "lora_killed": "LoRA, killed before an operation",
+    "lora_half": "LoRA, killed in the middle of a write",
+    "lora_full": "LoRA, disk full from an operation on",
+    "lora_full_half": "LoRA, full in the middle of a write",
+}
+COLUMNS = {
+    "points": "points",
+    "as_meant": "as meant",
+    "disk_named": "disk named",
+    "bit_identical": "bit-identical",
+    "steps_again": "steps again",
+    "files_left": "files left",
+    "wall_s": "wall s",
+}
+GOALS = {
+    "kill_points": (">=", 300),
+    "bit_identical": ("=", 1),
+    "steps_repeated_over_save_steps": ("<=", 1),
+    "disk_full_named": ("=", 1),
+    "disk_full_resumed": ("=", 1),
+}
+
+
+class Place(NamedTuple):
+    """Where the trials are made, and by how many processes at once."""
+
+    folder: Path
+    shim: Path
+    workers: int
+
+
+def measure_all(place: Place, every: int) -> Row:
+    """Every row of the table, and the goals. `every`: of so many points, one."""
+    plan = make_plan(place, "whole")
+    device = {"device": measure.processor(), "versions": versions()}
+    told = {**device, "precision": plan.config.model.dtype, "mask": "assistant"}
+    whole = undisturbed(place, plan)
+    first = whole.ends[0]
+    drawn = random.Random(SEED)
+    times = [Attempt("kill at", drawn.uniform(0, first.seconds)) for _ in range(AT_RANDOM)]
+    saved = next(one.number for one in first.operations if one.kind == "rename" and one.other.endswith("-2"))
+    resumed = trials(place, plan, "resumed", [(Attempt("kill after", saved),)])[0].ends[-1]
+    of_resumed = crash_trials.kills(resumed.operations)
+    points: dict[str, Sequence[tuple[Attempt, ...]]] = {
+        **groups(crash_trials.kills(first.operations), "killed", "half"),
+        "random": [(one,) for one in times],
+        "again": [(Attempt("kill after", saved), one) for one in of_resumed[:: 4]],
+        "power": [(one,) for one in crash_trials.power_cuts(first.operations)],
+        **groups(crash_trials.full_disks(first.operations), "full", "full_half"),
+    }
+    rows = [judged(place, plan, name, attempts[::every], whole, told) for name, attempts in points.items()]
+    lora_plan = make_plan(place, "lora", **LORA)
+    lora = undisturbed(place, lora_plan)
+    small = {
+        **groups(crash_trials.kills(lora.ends[0].operations), "lora_killed", "lora_half"),
+        **groups(crash_trials.full_disks(lora.ends[0].operations), "lora_full", "lora_full_half"),
+    }
+    rows += [
+        judged(place, lora_plan, name, attempts[:: LORA_EVERY * every], lora, told) for name, attempts in small.items()
+    ]
+    return {"schema_version": 1, **device, "rows": rows, "goals": goals_of(rows)}
+
+
+def make_plan(place: Place, name: str, **train: Any) -> Any:
+    """A run's folder with its plan, to be copied for each trial."""
+    source = place.folder / "rows.jsonl"
+    texts = [{"prompt": f"What is number {n}?", "completion": f"It is {n * 7 % 64} and no other."} for n in range(ROWS)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in texts), encoding="utf-8")
+    return training_ours.make_plan(
+        {
+            "name": name,
+            "runs_dir": str(place.folder / "runs"),
+            "model": {"name": "builtin:tiny"},
+            "data": {"source": str(source), "max_length": 64},
+            "train": {**TRAIN, **train},
+        }
+    )
+
+
+def undisturbed(place: Place, plan: Any) -> Outcome:
+    """The run that the others must equal. It is one with the pipeline's own, whose process imports for itself."""
+    whole = trials(place, plan, f"{plan.name}-whole", [()])[0]
+    assert whole.state == crash_trials.train(plan), "a forked training is not what the pipeline's is"
+    assert whole.ends[0].explained, "operations that the shim did not see"
+    return whole
+
+
+def trials(place: Place, plan: Any, name: str, attempts: Sequence[tuple[Attempt, ...]]) -> list[Outcome]:
+    """Each tuple of attempts, with an undisturbed one behind it."""
+    runs = place.folder / "trials"
+    jobs = [
+        Job(f"{name}-{at}", str(runs / f"{name}-{at}"), plan.folder, (*given, Attempt(tell=not at)))
+        for at, given in enumerate(attempts)
+    ]
+    return crash_trials.run(jobs, place.folder / name, place.shim, place.workers)
+
+
+def groups(attempts: Sequence[Attempt], whole: str, half: str) -> dict[str, list[tuple[Attempt, ...]]]:
+    """Attempts whose fault falls into the middle of a write, and the others."""
+    halves = [(one,) for one in attempts if one.fault.endswith("half")]
+    return {whole: [(one,) for one in attempts if not one.fault.endswith("half")], half: halves}
+
+
+def judged(
+    place: Place, plan: Any, name: str, attempts: Sequence[tuple[Attempt, ...]], whole: Outcome, told: Row
+) -> Row:
+    """A row of the table: trials of one kind."""
+    began = time.monotonic()
+    outcomes = trials(place, plan, name, attempts)
+    is_full = "full" in name
+    for outcome, given in zip(outcomes, attempts, strict=True):
+        if not outcome.same_as(whole) or (is_full and not outcome.names_the_disk()):
+            _say(f"{name} {given}: {outcome.ends}")
+    row = {
+        "contender": name,
+        **told,
+        "points": len(outcomes),
+        "as_meant": sum(is_as_meant(one, given) for one, given in zip(outcomes, attempts, strict=True)),
+        "disk_named": sum(one.names_the_disk() for one in outcomes) if is_full else "-",
+        "bit_identical": sum(one.same_as(whole) for one in outcomes),
+        "steps_again": max(one.steps_repeated for one in outcomes),
+        "files_left": sum(bool(one.left_over(whole)) for one in outcomes),
+        "explained": all(end.explained for one in outcomes for end in one.ends),
+        "wall_s": time.monotonic() - began,
+    }
+    _say(f"{NAMES[name]}: {row['points']} points, {row['bit_identical']} identical, {row['wall_s']:.0f} s")
+    return row
+
+
+def is_as_meant(outcome: Outcome, attempts: tuple[Attempt, ...]) -> bool:
+    """Whether each fault struck, and where it was to: the process was killed, or refused room, at that operation."""
+    for end, given in zip(outcome.ends, attempts, strict=False):
+        struck = end.code == KILLED if given.fault.startswith("kill") else end.code == processes.FAILED
+        last = end.operations[-1].number if end.operations else 0
+        if not struck or (given.fault in crash_operations.FAULTS and given.fault.startswith("kill") and last != given.at):
+            return False
+    return True
+
+
+def goals_of(rows: list[Row]) -> dict[str, Row]:
+    """Every goal with its value and whether it is met."""
+    full = [row for row in rows if "full" in row["contender"]]
+    others = [row for row in rows if row not in full]
+    at_operations = [row for row in others if row["contender"] not in ("random", "power")]
+    values = {
+        "kill_points": sum(row["as_meant"] for row in at_operations),
+        "bit_identical": int(all(row["bit_identical"] == row["points"] for row in others)),
+        "steps_repeated_over_save_steps": max(row["steps_again"] for row in rows) / SAVE_STEPS,
+        "disk_full_named": int(all(row["disk_named"] == row["points"] for row in full)),
+        "disk_full_resumed": int(all(row["bit_identical"] == row["points"] for row in full)),
+    }
+    return results.judged(values, GOALS)
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **identity.versions()}
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def table(result: Row) -> str:
+    """All of it as text."""
+    row = result["rows"][0]
+    return "\n".join(
+        [
+            f"On {result['device']}, a training on each; {row['precision']}, loss on the {row['mask']}'s tokens.",
+            results.versions(result["versions"]),
+            "",
+            *results.rows(result["rows"], NAMES, COLUMNS),
+            "",
+            f"Every file is what the counted operations make of it: {all(row['explained'] for row in result['rows'])}",
+            "",
+            *results.goals(result["goals"]),
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth point (1: all)")
+    given = parser.parse_args()
+    if given.every < 1:
+        parser.error("--every: at least 1")
+    with tempfile.TemporaryDirectory(prefix="benchmark-crash-") as name:
+        folder = Path(name)
+        place = Place(folder, crash_operations.build(folder), len(os.sched_getaffinity(0)))
+        result = measure_all(place, given.every)
+    print(json.dumps(result, indent=2) if given.json else table(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""File operations as the shim counts them: how it is built, what it tells, and what would be left without power."""
+
+import os
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+SOURCE = Path(__file__).parent / "crash_shim.c"
+FAULTS = ("none", "kill before", "kill half", "kill after", "full", "full half")  # as the shim numbers them
+NEEDS_ROOM = ("write", "create", "mkdir", "rename", "link", "fsync", "allocate")  # a full disk may refuse them
+
+
+class Operation(NamedTuple):
+    """`result`: bytes written, 0, or negative where it failed or was not done. Paths are relative to the run's folder."""
+
+    number: int
+    kind: str
+    result: int
+    path: str
+    other: str = ""
+
+
+def build(folder: Path, compiler: str = "cc") -> Path:
+    """The shim, built into a folder. Raises OSError where there is no compiler, RuntimeError where it refuses."""
+    made = folder / "crash_shim.so"
+    command = [compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-o", str(made), str(SOURCE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}:\n{done.stderr}")
+    return made
+
+
+def read(log: Path) -> list[Operation]:
+    """What the shim wrote down; nothing where it was not begun."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    parts = (line.split("\t") for line in lines)
+    return [Operation(int(number), kind, int(result), path, other) for number, kind, result, path, other in parts]
+
+
+class File:
+    """A file as the operations make it: how long it is, and how much of that was flushed."""
+
+    def __init__(self, size: int, flushed: int) -> None:
+        self.size = size
+        self.flushed = flushed
+
+
+def explained(operations: Iterable[Operation], before: dict[str, int]) -> dict[str, File]:
+    """The files that the operations leave, by path. `before`: those that were there, with their sizes."""
+    there = {path: File(size, size) for path, size in before.items()}
+    for one in operations:
+        if one.result < 0:
+            continue
+        if one.kind in ("create", "empty"):
+            there[one.path] = File(0, 0)
+        elif one.kind == "write":
+            there[one.path].size += one.result
+        elif one.kind == "fsync" and one.path in there:
+            there[one.path].flushed = there[one.path].size
+        elif one.kind == "unlink":
+            there.pop(one.path, None)
+        elif one.kind == "rename":
+            moved = {path: file for path, file in there.items() if f"{path}/".startswith(f"{one.path}/")}
+            for path in moved:
+                del there[path]
+            there.update({one.other + path.removeprefix(one.path): file for path, file in moved.items()})
+    return there
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+
+
+def cut_power(folder: Path, operations: list[Operation], before: dict[str, int]) -> None:
+    """Take from the files what was written and not flushed: the worst that a power cut leaves of them."""
+    for path, file in explained(operations, before).items():
+        if file.flushed < file.size:
+            os.truncate(folder / path, file.flushed)
