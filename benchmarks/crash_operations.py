@@ -12,7 +12,7 @@ NEEDS_ROOM = ("write", "create", "mkdir", "rename", "link", "fsync", "allocate")
 
 
 class Operation(NamedTuple):
-    """`result`: bytes written, 0, or negative where it failed or was not done. Paths are relative to the run's folder."""
+    """`result`: bytes written or cut to, 0, or negative where it failed. Paths are relative to the run's folder."""
 
     number: int
     kind: str
@@ -39,25 +39,27 @@ def read(log: Path) -> list[Operation]:
 
 
 class File:
-    """A file as the operations make it: how long it is, and how much of that was flushed."""
+    """A file as the operations make it: its size, where it is written next, and how much of it was flushed."""
 
-    def __init__(self, size: int, flushed: int) -> None:
-        self.size = size
-        self.flushed = flushed
+    def __init__(self, size: int) -> None:
+        self.size = self.at = self.flushed = size
+
+    def cut(self, size: int) -> None:
+        self.size, self.at, self.flushed = size, min(self.at, size), min(self.flushed, size)
+
+    def write(self, count: int) -> None:
+        self.at += count
+        self.size = max(self.size, self.at)
 
 
 def explained(operations: Iterable[Operation], before: dict[str, int]) -> dict[str, File]:
     """The files that the operations leave, by path. `before`: those that were there, with their sizes."""
-    there = {path: File(size, size) for path, size in before.items()}
+    there = {path: File(size) for path, size in before.items()}
     for one in operations:
         if one.result < 0:
             continue
         if one.kind in ("create", "empty"):
-            there[one.path] = File(0, 0)
-        elif one.kind == "write":
-            there[one.path].size += one.result
-        elif one.kind == "fsync" and one.path in there:
-            there[one.path].flushed = there[one.path].size
+            there[one.path] = File(0)
         elif one.kind == "unlink":
             there.pop(one.path, None)
         elif one.kind == "rename":
@@ -65,6 +67,13 @@ def explained(operations: Iterable[Operation], before: dict[str, int]) -> dict[s
             for path in moved:
                 del there[path]
             there.update({one.other + path.removeprefix(one.path): file for path, file in moved.items()})
+        elif one.path in there:  # and no folder, and no file without a name
+            if one.kind == "write":
+                there[one.path].write(one.result)
+            elif one.kind == "truncate":
+                there[one.path].cut(one.result)
+            elif one.kind == "fsync":
+                there[one.path].flushed = there[one.path].size
     return there
 
 

@@ -5,8 +5,9 @@
    too, which a preloaded library would miss. x86-64 Linux only.
 
    `crash_arm` is called by a forked child for itself. Each operation is given the next number, and a line in the log
-   when it is done: number, kind, result (bytes written; below 0: failed), and the path or paths, relative to the
-   folder, parted by tabs. */
+   when it is done: number, kind, result (bytes written, or the size that a file is cut to; below 0: failed), and the
+   path or paths, relative to the folder, parted by tabs. A full disk does not say how much is free: as where a quota is
+   used up, there seems to be room. */
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -23,7 +24,6 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <ucontext.h>
@@ -118,7 +118,7 @@ static long operate(const char *kind, const char *path, const char *other, int n
     if (chosen && size && (fault == KILL_HALF || fault == FULL_HALF)) *size = whole / 2;
     if ((needs_room && atomic_load(&is_full)) || (size && whole && !*size)) result = -ENOSPC;
     else result = raw_call(number, v[0], v[1], v[2], v[3], v[4], v[5]);
-    told(&one, result);
+    told(&one, result == 0 && !strcmp(kind, "truncate") ? v[1] : result);
     if (chosen && (fault == KILL_HALF || fault == KILL_AFTER)) die();
     if (chosen && fault == FULL_HALF) atomic_store(&is_full, 1);
     return result;
@@ -182,25 +182,12 @@ static long operate_fd(int fd, int for_writing, const char *kind, int needs_room
     return operate(kind, path, NULL, needs_room, number, v, size);
 }
 
-/* A full disk says that it has nothing free. */
-static long operate_statfs(long number, long v[6]) {
-    char path[PATH_MAX] = "";
-    long result = raw_call(number, v[0], v[1], v[2], v[3], v[4], v[5]);
-    int ours = number == SYS_statfs ? is_ours(AT_FDCWD, (const char *)v[0], path) : is_open_here((int)v[0], 0, path);
-    if (!result && ours && atomic_load(&is_full)) {
-        struct statfs *told_free = (struct statfs *)v[1];
-        told_free->f_bfree = told_free->f_bavail = 0;
-    }
-    return result;
-}
-
 static const int trapped[] = {
     SYS_write,    SYS_pwrite64, SYS_writev,     SYS_pwritev,   SYS_pwritev2,  SYS_sendfile, SYS_copy_file_range,
     SYS_open,     SYS_openat,   SYS_openat2,    SYS_creat,     SYS_close,     SYS_fsync,    SYS_fdatasync,
     SYS_truncate, SYS_ftruncate, SYS_fallocate, SYS_rename,    SYS_renameat,  SYS_renameat2, SYS_link,
     SYS_linkat,   SYS_symlink,  SYS_symlinkat,  SYS_unlink,    SYS_unlinkat,  SYS_rmdir,    SYS_mkdir,
-    SYS_mkdirat,  SYS_mmap,     SYS_splice,     SYS_chmod,     SYS_fchmod,    SYS_fchmodat, SYS_statfs,
-    SYS_fstatfs,  SYS_io_uring_setup,
+    SYS_mkdirat,  SYS_mmap,     SYS_splice,     SYS_chmod,     SYS_fchmod,    SYS_fchmodat, SYS_io_uring_setup,
 };
 
 static long dispatch(long number, long v[6]) {
@@ -246,8 +233,6 @@ static long dispatch(long number, long v[6]) {
         if ((int)v[4] >= 0 && (v[2] & PROT_WRITE) && (v[3] & MAP_SHARED))
             return operate_fd((int)v[4], 1, "map", 0, number, v, NULL);
         break;
-    case SYS_statfs:
-    case SYS_fstatfs: return operate_statfs(number, v);
     case SYS_io_uring_setup: return -ENOSYS; /* a way around, so there is none */
     }
     return raw_call(number, v[0], v[1], v[2], v[3], v[4], v[5]);

@@ -65,6 +65,7 @@ def publish(staged: Path, folder: Path) -> Path:
     files.write_json(staged / MANIFEST, {"files": listed})
     final = folder / staged.name
     files.move_folder(staged, final)
+    files.sync_folder(folder.parent)  # the first checkpoint's folder is new itself
     return final
 
 

@@ -40,12 +40,12 @@ def speed(folder: Path) -> float:
 
 @contextmanager
 def named_when_full(folder: Path, needed: int = 0) -> Iterator[None]:
-    """Raise TrainingError for a write that failed where `folder` has less free than the `needed` bytes."""
+    """Raise TrainingError for a write that failed where `folder` has less free than the `needed` bytes, or takes none."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         free = devices.free_disk(folder)
-        if is_full(error) or free < needed:
+        if is_full(error) or free < needed or _takes_nothing(folder):
             what = f"the disk is full: {folder} has {files.gib(free)} free"
             what += f", {files.gib(needed)} were to be written" if needed else ""
             raise TrainingError(what, "make room, then run the same command to go on") from error
@@ -63,3 +63,15 @@ def is_full(error: BaseException) -> bool:
         if cause is None:
             return False
         error = cause
+
+
+def _takes_nothing(folder: Path) -> bool:
+    """Whether a MiB finds no room: what is free says little where a quota is used up."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return is_full(error)
+    return False

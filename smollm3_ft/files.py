@@ -55,6 +55,13 @@ def move_folder(partial: Path, final: Path) -> None:
     sync_folder(final.parent)
 
 
+def clear_partial(final: Path) -> None:
+    """Remove what a `write` or `move_folder` to `final` left beside it when it was cut short. One process may write."""
+    for pattern in (f".partial-{final.name}-*", f".partial-old-{final.name}-*"):
+        for left in final.parent.glob(pattern):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
 def sync_tree(folder: Path) -> None:
     """Flush every file and folder below `folder` to the disk."""
     for path in sorted(folder.rglob("*")):

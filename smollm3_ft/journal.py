@@ -16,6 +16,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from smollm3_ft import files
+
 Kind = Literal["train", "eval", "event", "alert", "system"]
 
 
@@ -41,6 +43,7 @@ class Journal:
         self._written = Counter(record.kind for record in records)
         self._lock = threading.Lock()
         self._file = path.open("a", encoding="utf-8")
+        files.sync_folder(path.parent)  # the file itself, if it is new, and not only what is in it
 
     def write(self, kind: Kind, values: dict[str, Any], step: int | None = None) -> None:
         """Append a record. Training and evaluation records are known by their step: a second one is skipped."""

@@ -35,9 +35,15 @@ def main() -> None:
         raise TrainingError("the plan is for a GPU, and torch sees none", "check the driver: `nvidia-smi`")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    stop = processes.StopRequest()
+    with disk.named_when_full(folder):
+        _train_to_the_end(plan, folder, processes.StopRequest())
+
+
+def _train_to_the_end(plan: TrainingPlan, folder: Path, stop: processes.StopRequest) -> None:
     journal = Journal(folder / "metrics.jsonl", plan.run_id)
     checkpoints.clear_partial(folder / "checkpoints")
+    for written in ("model", fit.TRAINED):
+        files.clear_partial(folder / written)
     checkpoint, damaged = checkpoints.newest(folder / "checkpoints")
     for name in damaged:
         journal.write("alert", {"what": f"a damaged checkpoint was set aside as {name}", "level": "warning"})
@@ -46,8 +52,7 @@ def main() -> None:
     if checkpoint:
         trainer.progress = Progress(files.read_json(checkpoint / PROGRESS))
     journal.write("event", {"what": "resumed" if checkpoint else "started"}, step)
-    with disk.named_when_full(folder):
-        _train(trainer, plan, checkpoint)
+    _train(trainer, plan, checkpoint)
     if stop and not trainer.is_last(trainer.state.global_step):
         journal.write("event", {"what": "interrupted"}, trainer.state.global_step)
         journal.sync()

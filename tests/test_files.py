@@ -64,6 +64,18 @@ def test_a_folder_is_moved_into_its_place(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["deep", "final", "partial", "runs"]
 
 
+def test_what_was_cut_short_is_cleared(tmp_path: Path) -> None:
+    """What a killed process left beside a file or a folder goes; the file, the folder and all others stay."""
+    for name in ("model", ".partial-old-model-12", ".partial-old-other-12"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+    for name in ("a.json", ".partial-a.json-12", ".partial-b.json-12"):
+        (tmp_path / name).touch()
+    for name in ("model", "a.json"):
+        files.clear_partial(tmp_path / name)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [".partial-b.json-12", ".partial-old-other-12", "a.json", "model"]
+
+
 def test_digests_are_of_the_data() -> None:
     """The order of keys does not matter, everything else does."""
     assert files.digest({"a": 1, "b": [1, 2]}) == files.digest(json.loads('{"b": [1, 2], "a": 1}'))
