@@ -95,7 +95,7 @@ def measure_all(place: Place, every: int) -> Row:
     points: dict[str, Sequence[tuple[Attempt, ...]]] = {
         **groups(crash_trials.kills(first.operations), "killed", "half"),
         "random": [(one,) for one in times],
-        "again": [(Attempt("kill after", saved), one) for one in of_resumed[:: 4]],
+        "again": [(Attempt("kill after", saved), one) for one in of_resumed[::4]],
         "power": [(one,) for one in crash_trials.power_cuts(first.operations)],
         **groups(crash_trials.full_disks(first.operations), "full", "full_half"),
     }
@@ -183,7 +183,9 @@ def is_as_meant(outcome: Outcome, attempts: tuple[Attempt, ...]) -> bool:
     for end, given in zip(outcome.ends, attempts, strict=False):
         struck = end.code == KILLED if given.fault.startswith("kill") else end.code == processes.FAILED
         last = end.operations[-1].number if end.operations else 0
-        if not struck or (given.fault in crash_operations.FAULTS and given.fault.startswith("kill") and last != given.at):
+        if not struck or (
+            given.fault in crash_operations.FAULTS and given.fault.startswith("kill") and last != given.at
+        ):
             return False
     return True
 

@@ -24,6 +24,8 @@ class Device(NamedTuple):
     memory: int
     flops: float  # floating-point operations a second that training can count on, roughly
     fused: bool = False  # Liger's kernels for norms, rotations and gates are used
+    number: int = 1  # of such devices in this machine; any number of processes share a CPU
+    shards: int | None = None  # over how many processes a model is spread; None where each has it whole
 
 
 # Floating-point operations a second, dense, in bf16 with float32 sums, as NVIDIA's data sheets have them. The more
@@ -78,7 +80,7 @@ def detect() -> Device:
                 name = str(pynvml.nvmlDeviceGetName(handles[0]))
                 peak = peak_flops(name) or UNKNOWN_CARD
                 memory = pynvml.nvmlDeviceGetMemoryInfo(handles[0]).total
-                return Device("cuda", name, memory, peak * USUAL_SHARE, fused=has_fused_kernels())
+                return Device("cuda", name, memory, peak * USUAL_SHARE, has_fused_kernels(), len(handles))
     cores = psutil.cpu_count(logical=False) or 1
     return Device("cpu", f"{cores} CPU cores", psutil.virtual_memory().available, cores * CPU_CORE_FLOPS)
 

@@ -40,7 +40,7 @@ def speed(folder: Path) -> float:
 
 @contextmanager
 def named_when_full(folder: Path, needed: int = 0) -> Iterator[None]:
-    """Raise TrainingError for a write that failed where `folder` has less free than the `needed` bytes, or takes none."""
+    """Raise TrainingError for a write that failed where `folder` takes nothing or has less free than `needed` bytes."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -41,6 +41,13 @@ class Settings(BaseModel):
     save_steps: int
     eval_steps: int
     gradient_checkpointing: int  # of every n-th layer; 0 of none
+    processes: int = 1
+    strategy: Literal["alone", "ddp", "fsdp2"] = "alone"
+
+    @property
+    def shards(self) -> int | None:
+        """Over how many processes the model is spread; None where each has it whole."""
+        return self.processes if self.strategy == "fsdp2" else None
 
 
 class Predicted(BaseModel):
@@ -109,9 +116,13 @@ def settle(
     config: Config, work: Work, model: ModelPlan, device: Device, disk_speed: float = disk.USUAL_SPEED
 ) -> Settings:
     """Settle every `auto`; `disk_speed` in bytes a second. Raises ConfigError where even one sequence does not fit."""
-    train = config.train
+    train, processes = config.train, config.compute.num_processes
+    if device.kind == "cpu":
+        device = device._replace(memory=device.memory // processes)
+    strategy = _strategy(config, work, model, device)
+    device = device._replace(shards=processes if strategy == "fsdp2" else None)
     wanted, batch, accumulation = _sizes(config, work, model, device)
-    micro = _fitted(config, batch, wanted, work, model, device) or Micro(
+    micro = _fitted(config, batch, accumulation > 1, work, model, device) or Micro(
         batch * work.longest, _checkpointing(config)[-1]
     )
     steps_an_epoch = max(1, math.ceil(work.sequences / wanted))
@@ -133,6 +144,8 @@ def settle(
         save_steps=save_steps if train.save_steps == "auto" else train.save_steps,
         eval_steps=math.ceil(steps / VALIDATIONS) if train.eval_steps == "auto" else train.eval_steps,
         gradient_checkpointing=micro.checkpointing,
+        processes=processes,
+        strategy=strategy,
     )
 
 
@@ -148,6 +161,7 @@ def predict(config: Config, settings: Settings, work: Work, model: ModelPlan, de
     checkpoint = _checkpoint_bytes(config, model)
     kept = config.train.save_total_limit + 1  # one more while it is being written
     final = model.parameters * BYTES[config.model.dtype]
+    device = device._replace(shards=settings.shards)
     again, accumulates = settings.gradient_checkpointing, settings.gradient_accumulation_steps > 1
     return Predicted(
         tokens=int(work.tokens * settings.epochs),
@@ -199,36 +213,66 @@ def facts(settings: Settings, predicted: Predicted) -> list[tuple[str, str]]:
     s, p = settings, predicted
     about = "measured:" if p.measured else "about"
     at_risk = pages.duration(p.seconds / s.steps * s.save_steps)
-    batch = f"{s.effective_batch_size} sequences ({s.batch_size} × {s.gradient_accumulation_steps})"
+    batch = f"{s.effective_batch_size} sequences ({s.batch_size} × {s.gradient_accumulation_steps}"
+    batch += f" × {s.processes} processes, {s.strategy})" if s.processes > 1 else ")"
     return [
         ("steps", f"{s.steps:,} ({s.epochs:.2f} epochs)"),
         ("batch", batch),
         ("learning rate", f"{s.learning_rate:g} after {s.warmup_steps} steps of warm-up"),
         ("checkpoint", f"every {s.save_steps} steps ({at_risk}), {files.gib(p.checkpoint_bytes)} each"),
         ("tokens in all", f"about {p.tokens:,}"),
-        ("memory", f"{about} {files.gib(p.memory_bytes)}"),
+        ("memory", f"{about} {files.gib(p.memory_bytes)}{' in each process' if s.processes > 1 else ''}"),
         ("disk", f"about {files.gib(p.disk_bytes)}"),
         ("training time", f"{about} {pages.duration(p.seconds)}"),
     ]
 
 
+def check_processes(plan: TrainingPlan, config: Config) -> None:
+    """Raise ConfigError where a run is to go on with other processes than its plan and its checkpoints are of."""
+    planned, wanted = plan.settings, config.compute
+    there = {"num_processes": planned.processes, "strategy": planned.strategy}
+    for key, before in there.items():
+        now = getattr(wanted, key)
+        if now not in (before, "auto") and (key == "num_processes" or planned.processes > 1):
+            what = f"is {now}, but {plan.name} has begun to train with {before}"
+            raise ConfigError(Problem(f"compute.{key}", what, f"go on with {before}, or start over with --fresh"))
+
+
+def _strategy(config: Config, work: Work, model: ModelPlan, device: Device) -> Literal["alone", "ddp", "fsdp2"]:
+    """How the processes share the work: each with the whole model where it fits, else each with a part of it."""
+    processes, chosen = config.compute.num_processes, config.compute.strategy
+    if device.kind == "cuda" and processes > device.number:
+        what = f"{processes} need a GPU each, this machine has {device.number}"
+        raise ConfigError(Problem("compute.num_processes", what, f"use at most {device.number}"))
+    if processes == 1:
+        if chosen == "fsdp2":
+            what = "fsdp2 spreads a model over processes, and there is one"
+            raise ConfigError(Problem("compute.strategy", what, "leave it auto, or raise compute.num_processes"))
+        return "alone"
+    if chosen != "auto":
+        return chosen
+    needed = predictions.memory(config, model, device, Micro(work.longest, _checkpointing(config)[-1]))
+    return "ddp" if needed <= ROOM * device.memory else "fsdp2"
+
+
 def _sizes(config: Config, work: Work, model: ModelPlan, device: Device) -> tuple[int, int, int]:
     """Effective batch, micro-batch and accumulation: those given, and the others so that the first is their product."""
-    train = config.train
+    train, processes = config.train, config.compute.num_processes
     given_batch = None if train.batch_size == "auto" else train.batch_size
     given_accumulation = None if train.gradient_accumulation_steps == "auto" else train.gradient_accumulation_steps
     if train.effective_batch_size != "auto":
         wanted = train.effective_batch_size
     else:
-        unit = (given_batch or 1) * (given_accumulation or 1)
+        unit = (given_batch or 1) * (given_accumulation or 1) * processes
         wanted = unit if given_batch and given_accumulation else unit * max(1, _usual_batch(work.sequences) // unit)
     if given_batch is None and given_accumulation is None:
-        batch = _largest(config, wanted, work, model, device)
+        batch = _largest(config, max(1, wanted // processes), work, model, device)
     else:
-        batch = given_batch or max(1, wanted // (given_accumulation or 1))
-    accumulation = given_accumulation or max(1, wanted // batch)
-    if wanted != batch * accumulation:
+        batch = given_batch or max(1, wanted // (given_accumulation or 1) // processes)
+    accumulation = given_accumulation or max(1, wanted // batch // processes)
+    if wanted != batch * accumulation * processes:
         what = f"{wanted} is not batch_size {batch} × gradient_accumulation_steps {accumulation}"
+        what += f" × num_processes {processes}" if processes > 1 else ""
         raise ConfigError(Problem("train.effective_batch_size", what, "leave one of them auto"))
     return wanted, batch, accumulation
 
@@ -245,7 +289,7 @@ def _largest(config: Config, wanted: int, work: Work, model: ModelPlan, device: 
     """
     costs: dict[int, float] = {}
     for batch in sorted((b for b in range(1, wanted + 1) if wanted % b == 0), reverse=True):
-        micro = _fitted(config, batch, wanted, work, model, device)
+        micro = _fitted(config, batch, batch < wanted, work, model, device)
         if micro is not None:
             costs[batch] = predictions.relative_cost(model, micro)
     if costs:
@@ -256,10 +300,12 @@ def _largest(config: Config, wanted: int, work: Work, model: ModelPlan, device: 
     raise ConfigError(Problem("train.batch_size", what, "use train.adapter=lora, or lower data.max_length"))
 
 
-def _fitted(config: Config, batch: int, wanted: int, work: Work, model: ModelPlan, device: Device) -> Micro | None:
+def _fitted(
+    config: Config, batch: int, accumulates: bool, work: Work, model: ModelPlan, device: Device
+) -> Micro | None:
     """A micro-batch with as little computed twice as fits; None where it does not fit at all."""
     for every in _checkpointing(config):
-        micro = Micro(batch * work.longest, every, batch < wanted)
+        micro = Micro(batch * work.longest, every, accumulates)
         if predictions.memory(config, model, device, micro) <= ROOM * device.memory:
             return micro
     return None

@@ -33,11 +33,20 @@ class Micro(NamedTuple):
 
 
 def memory(config: Config, model: ModelPlan, device: Device, micro: Micro) -> int:
-    """Peak bytes on the device: the larger of what is there when the loss goes back, and at the optimizer's step."""
+    """Peak bytes on the device: the larger of what is there when the loss goes back, and at the optimizer's step.
+
+    Of a model that is spread over processes, the embedding and two layers are whole at a time, with their gradients.
+    """
     item, trained = BYTES[config.model.dtype], trained_parameters(config, model)
     full = config.train.adapter == "none"
     held = 12 * trained + (0 if full else item * model.parameters)  # masters with Adam's moments; the frozen base
     gradients = 4 * trained
+    if device.shards is not None:
+        embedding = model.vocabulary * model.hidden
+        whole = embedding + 2 * (model.parameters - embedding) // model.layers
+        held, gradients = held // device.shards + 8 * whole, gradients // device.shards
+    elif config.compute.num_processes > 1:
+        held += 4 * trained  # what the processes exchange
     copies = item * trained if full and item < 4 else 0  # of the weights, in the type that is computed in
     again = checkpointed_layers(model, micro.checkpointing)
     layer = layer_activations(config, model, device)
@@ -95,4 +104,5 @@ def seconds(config: Config, work: Work, model: ModelPlan, device: Device, checkp
     needed = flops.of(config, model, work.tokens, work.tokens, pairs)
     share = checkpointed_layers(model, checkpointing) / model.layers
     forward = 2 * flops.linear_parameters(model) * work.tokens + flops.forward_attention(model, pairs)
-    return (needed + share * forward) / device.flops
+    at_once = config.compute.num_processes if device.kind == "cuda" else 1  # processes share the cores of a CPU
+    return (needed + share * forward) / (device.flops * at_once)

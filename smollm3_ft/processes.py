@@ -1,15 +1,18 @@
 """Child processes that touch a model or fork: started, listened to, told to stop, and their end understood.
 
 A child frees the device when it ends, and its death is a failed step and not a dead worker. It gets no secret, and says
-a failure with a known cause as its last line.
+a failure with a known cause as its last line. Where several processes make one child, accelerate's launcher starts and
+ends them.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import contextvars
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +20,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import IO
+
+import psutil
 
 from smollm3_ft.errors import (
     ConfigError,
@@ -38,8 +43,11 @@ KINDS: dict[str, type[FinetuneError]] = {  # the narrower before the wider
     "config": ConfigError,
     "data": DataError,
     "memory": OutOfMemory,
+    "stopped": Stopped,
     "training": TrainingError,
 }
+LAUNCHER = ("accelerate.commands.launch", "--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no")
+LINES_KEPT = 500  # of output: the launcher's report has some for each process
 PARENT = "SMOLLM3_FT_PARENT"  # the parent's process id: a child looks for it when it has imported its libraries
 SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "AUTH_STRING")
 
@@ -51,28 +59,30 @@ def run(
     on_tick: Callable[[], None] = lambda: None,
     on_beat: Callable[[], None] = lambda: None,
     inherit: Sequence[int] = (),
+    count: int = 1,
 ) -> None:
     """Run `python -m module arguments` to its end. `on_line` gets its output, `on_tick` is called twice a second.
 
     `on_beat` is called by the listening thread whenever the child says that it goes on. What `on_tick` raises ends the
-    child, ProcessDied at once.
+    child, ProcessDied at once. With a `count` it is that many processes under `accelerate launch`, which ends them all
+    when one of them ends badly.
 
     Raises ProcessDied where a signal ended it, TrainingError or ConfigError with its own words where it failed. When
     this process is interrupted, the child is told to stop, and ended if it has not done so in 30 seconds.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, "-m", *_launcher(count), module, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env=_environment(),
+        env=_environment(count),
         pass_fds=inherit,
         start_new_session=True,  # Ctrl-C reaches it through us, once
     )
     assert process.stdout is not None
-    last: collections.deque[str] = collections.deque(maxlen=30)
+    last: collections.deque[str] = collections.deque(maxlen=LINES_KEPT)
     context = contextvars.copy_context()  # the log belongs to the step that started the process
     listener = threading.Thread(target=context.run, args=(_listen, process.stdout, last, on_line, on_beat), daemon=True)
     listener.start()
@@ -99,8 +109,9 @@ def child(work: Callable[[], None]) -> int:
     except FinetuneError as error:
         kind = next((kind for kind, known in KINDS.items() if isinstance(error, known)), "training")
         words = {"kind": kind, "message": error.message, "remedy": error.remedy}
-        print(MARK + json.dumps(words), flush=True)  # noqa: T201  # the parent reads it
-        return FAILED
+        sys.stdout.write(f"{MARK}{json.dumps(words)}\n")  # in one piece: other processes may write beside it
+        sys.stdout.flush()
+        return INTERRUPTED if isinstance(error, Stopped) else FAILED
     return 0
 
 
@@ -110,10 +121,11 @@ def beat() -> None:
 
 
 class StopRequest:
-    """Whether this child should save and end: it was told to by a signal, or its parent is gone."""
+    """Whether this child should save and end: it was told to by a signal, or its parent or launcher is gone."""
 
     def __init__(self) -> None:
-        self._parent = _parent()
+        self._above = os.getppid()
+        self._started_by = int(os.environ.get(PARENT, self._above))
         self._told = False
         signal.signal(signal.SIGTERM, self._tell)
         signal.signal(signal.SIGINT, self._tell)
@@ -122,7 +134,15 @@ class StopRequest:
         self._told = True
 
     def __bool__(self) -> bool:
-        return self._told or os.getppid() != self._parent
+        return self._told or os.getppid() != self._above or not self._is_below_its_starter()
+
+    def _is_below_its_starter(self) -> bool:
+        if self._above == self._started_by:
+            return True
+        try:
+            return psutil.Process(self._above).ppid() == self._started_by  # a launcher is between
+        except psutil.NoSuchProcess:
+            return False
 
 
 def end_with_parent() -> None:
@@ -148,7 +168,14 @@ def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not any(word in name for word in SECRET_WORDS)}
 
 
-def _environment() -> dict[str, str]:
+def _launcher(count: int) -> list[str]:
+    """What starts `count` processes: nothing for one. A port is chosen by it, so that runs do not meet."""
+    if count == 1:
+        return []
+    return [*LAUNCHER, "--num_processes", str(count), "--num_machines", "1", "--main_process_port", "0", "-m"]
+
+
+def _environment(count: int) -> dict[str, str]:
     kept = {name: value for name, value in without_secrets(os.environ).items() if not name.startswith("PREFECT_")}
     # A thread that spins while it waits halves a machine's work for everybody: with another process on one of two
     # cores, training ran at a twentieth of its speed.
@@ -158,6 +185,9 @@ def _environment() -> dict[str, str]:
         # batches are of many sizes: memory in fixed segments would be left in pieces that fit none of them
         kept.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     kept.setdefault("PYTHONWARNINGS", "ignore")  # libraries' deprecations are not the user's business
+    if count > 1:
+        kept.setdefault("OMP_NUM_THREADS", str(max(1, (psutil.cpu_count(logical=False) or 1) // count)))
+        kept.setdefault("LOGLEVEL", "ERROR")  # the launcher's own notes
     kept[PARENT] = str(os.getpid())
     return {**kept, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
 
@@ -165,13 +195,15 @@ def _environment() -> dict[str, str]:
 def _listen(
     output: IO[str], last: collections.deque[str], on_line: Callable[[str], None], on_beat: Callable[[], None]
 ) -> None:
+    explained = False
     for line in output:
         text = line.rstrip()
         if text == BEAT:
             on_beat()
         elif text:
             last.append(text)
-            if not text.startswith(MARK):
+            explained = explained or text.startswith(MARK)
+            if not explained:  # what follows is the launcher's report of it
                 on_line(text)
 
 
@@ -186,28 +218,57 @@ def _wait(process: subprocess.Popen[str], on_tick: Callable[[], None]) -> None:
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
+    below = _below(process.pid)  # a launcher's processes do not end with it
     process.terminate()
     try:
         process.wait(timeout=SECONDS_TO_STOP)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    for one in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+
+
+def _below(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _check(module: str, code: int, last: list[str]) -> None:
     what = module.rpartition(".")[2]
     if code == 0:
         return
-    if code == INTERRUPTED:
+    marked = next((json.loads(line.removeprefix(MARK)) for line in last if line.startswith(MARK)), None)
+    if code == INTERRUPTED or (code > 0 and marked is not None and marked["kind"] == "stopped"):
         raise Stopped(f"the {what} process was told to stop, saved and ended", "run the same command to go on")
+    if code > 0 and marked is not None:
+        if marked["kind"] == "config":
+            raise ConfigError(Problem(what, marked["message"], marked["remedy"]))
+        raise KINDS[marked["kind"]](marked["message"], marked["remedy"])
+    code = _first_end(last) or code
     if code < 0:
         name = signal.Signals(-code).name
         raise ProcessDied(f"the {what} process was ended by {name}", "run the same command to go on")
-    if last and last[-1].startswith(MARK):
-        words = json.loads(last[-1].removeprefix(MARK))
-        if words["kind"] == "config":
-            raise ConfigError(Problem(what, words["message"], words["remedy"]))
-        raise KINDS[words["kind"]](words["message"], words["remedy"])
+    said = _own_lines(last)
     raise TrainingError(
-        f"the {what} process failed: {last[-1] if last else f'exit code {code}'}", "see its output above"
+        f"the {what} process failed: {said[-1] if said else f'exit code {code}'}", "see its output above"
     )
+
+
+def _own_lines(last: list[str]) -> list[str]:
+    """The child's lines, without the launcher's report of its failure, which begins with a traceback of its own."""
+    if _first_end(last) is None:
+        return last
+    return last[: max(number for number, line in enumerate(last) if line.startswith("Traceback "))]
+
+
+def _first_end(last: Sequence[str]) -> int | None:
+    """The exit code of the process that ended first, by the launcher's report; a signal's before others', as it came.
+
+    The others fail a moment later, because one is missing. None where there is no such report.
+    """
+    ends = re.findall(r"^  time +: (.*)(?:\n  .*)*?\n  exitcode +: (-?\d+)", "\n".join(last), re.MULTILINE)
+    return int(min(ends, key=lambda end: (end[0], int(end[1])))[1]) if ends else None

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from smollm3_ft import ranks
 from smollm3_ft.alarms import Losses
 
 PROGRESS = "progress.json"
@@ -25,7 +26,10 @@ class Best(NamedTuple):
 
 
 class Progress:
-    """What the journal counts since the start of the run and since its last line; goes into every checkpoint."""
+    """What the journal counts since the start of the run and since its last line; goes into every checkpoint.
+
+    The counts are of all processes together, and the same in each of them.
+    """
 
     def __init__(self, saved: dict[str, Any] | None = None) -> None:
         saved = saved or {}
@@ -36,38 +40,46 @@ class Progress:
         self.window_loss: float = saved.get("window_loss", 0.0)
         self.losses = Losses(saved.get("losses"))
         self.best = Best(**saved["best"]) if "best" in saved else Best()
-        self.step_loss = torch.tensor(0.0)
         self.window_start = time.monotonic()
         self.window_tokens = 0
         self.window_flops = 0.0
-        self.judged = 0  # trained tokens of the step that a line is written for, and the hits among them
-        self.hits = torch.tensor(0)
+        self.judged, self.hits = 0, 0  # trained tokens of the step that a line is written for, and the hits among them
+        # What this process did in the step under way: loss, tokens, trained ones, padding, operations, judged, hits.
+        self.mine: list[Any] = [0] * 7
 
     def judge(self, logits: torch.Tensor, targets: torch.Tensor) -> None:
         """Count which tokens the model would have said."""
-        self.judged += len(targets)
-        self.hits = self.hits.to(targets.device) + (logits.detach().argmax(-1) == targets).sum()
+        self.mine[5] += len(targets)
+        self.mine[6] += (logits.detach().argmax(-1) == targets).sum()
 
     def add(self, loss: torch.Tensor, inputs: dict[str, Any], flops: float) -> None:
         """Count a micro-batch. `loss` is its share of the step's loss. Padding there is in attention alone.
 
         Nothing here waits for a GPU: the counts are of shapes, and the loss is added where it is.
         """
+        trained = len(inputs["before"])
+        if trained == 0:  # a process that had no sequences left
+            return
         size = inputs["input_ids"].numel()
-        self.tokens += size
-        if "documents" in inputs:  # the kernel knows no padding
-            self.padding += sum(positions.numel() for positions in inputs["documents"]) - size
-        self.window_tokens += size
-        self.window_flops += flops
-        self.supervised_tokens += len(inputs["before"])
-        self.step_loss = self.step_loss.to(loss.device) + loss.float()
+        taken = sum(positions.numel() for positions in inputs["documents"]) if "documents" in inputs else size
+        for number, more in enumerate(
+            (loss.double(), size, trained, taken - size, flops)
+        ):  # the kernel knows no padding
+            self.mine[number] += more
 
     def end_step(self) -> float:
-        """All micro-batches of a step are counted. Returns its loss."""
-        loss = float(self.step_loss)
-        self.step_loss = torch.zeros_like(self.step_loss)
+        """Add up what all processes did in the step. Returns its loss."""
+        loss, size, trained, padding, flops, judged, hits = ranks.summed(self.mine)
+        self.tokens += int(size)
+        self.window_tokens += int(size)
+        self.window_flops += flops
+        self.supervised_tokens += int(trained)
+        self.padding += int(padding)
         self.window_loss += loss
         self.window_steps += 1
+        self.judged += int(judged)
+        self.hits += int(hits)
+        self.mine = [0] * 7
         return loss
 
     def saved(self) -> dict[str, Any]:
@@ -80,7 +92,7 @@ class Progress:
         seconds = max(1e-9, time.monotonic() - self.window_start)
         values = {
             "loss": self.window_loss / max(1, self.window_steps),
-            "token_accuracy": float(self.hits) / max(1, self.judged),
+            "token_accuracy": self.hits / max(1, self.judged),
             "tokens": self.tokens,
             "supervised_tokens": self.supervised_tokens,
             "tokens_per_second": self.window_tokens / seconds,
@@ -90,5 +102,5 @@ class Progress:
             values["mfu"] = self.window_flops / seconds / peak_flops
         self.window_steps, self.window_tokens, self.window_start = 0, 0, time.monotonic()
         self.window_flops = 0.0
-        self.window_loss, self.hits, self.judged = 0.0, torch.zeros_like(self.hits), 0
+        self.window_loss, self.hits, self.judged = 0.0, 0, 0
         return values

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +17,37 @@ import torch
 import transformers
 import trl
 
-from smollm3_ft import batches, checkpoints, devices, disk, files, flops, order, processes, scoring
+from smollm3_ft import batches, checkpoints, devices, disk, files, flops, order, processes, ranks, scoring
 from smollm3_ft.errors import TrainingError
-from smollm3_ft.fit import TrainingPlan
+from smollm3_ft.fit import Settings, TrainingPlan
 from smollm3_ft.journal import Journal, read
 from smollm3_ft.progress import PROGRESS, Progress
 
 
-class Order(torch.utils.data.Sampler[int]):
-    """The sequences of an epoch, as `order.py` says: `smollm3-ft rows` asks the same function afterwards."""
+class Shares(torch.utils.data.Sampler[list[int]]):
+    """This process's share of every micro-batch of an epoch, as `order.py` says; `smollm3-ft rows` asks it afterwards.
 
-    def __init__(self, seed: int, count: int) -> None:
+    `done` tells the steps that are done, from which the epoch follows, of a resumed training too.
+    """
+
+    def __init__(self, seed: int, count: int, settings: Settings, done: Callable[[], int]) -> None:
         self.seed = seed
         self.count = count
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the data loader before each epoch, of a resumed training too."""
-        self.epoch = epoch
+        self.settings = settings
+        self.done = done
 
     def __len__(self) -> int:
-        return self.count
+        return sum(1 for _ in self._micro_batches(0))
 
-    def __iter__(self) -> Iterator[int]:
-        yield from order.epoch_order(self.seed, self.epoch, self.count).tolist()
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch = order.epoch_of_step(self.done() + 1, self.count, self.settings.effective_batch_size)
+        for shares in self._micro_batches(epoch):
+            yield shares[ranks.index()].tolist()
+
+    def _micro_batches(self, epoch: int) -> Iterator[list[order.Sequences]]:
+        taken, step = order.epoch_order(self.seed, epoch, self.count), self.settings.effective_batch_size
+        for first in range(0, self.count, step):
+            yield from order.micro_batches(taken[first : first + step], self.settings.batch_size, ranks.count())
 
 
 class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no types
@@ -59,7 +66,7 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
     ) -> torch.Tensor:
         processes.beat()
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch=num_items_in_batch)
-        self.progress.add(loss.detach(), inputs, self._flops(inputs))
+        self.progress.add(loss.detach() / ranks.count(), inputs, self._flops(inputs))
         return loss
 
     def _flops(self, inputs: dict[str, Any]) -> float:
@@ -73,7 +80,10 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         return_outputs: bool = False,  # noqa: ARG002  # as transformers calls it
         num_items_in_batch: Any = None,
     ) -> torch.Tensor:
-        """Nats a trained token of the whole step. Logits are made before trained tokens, and nowhere else."""
+        """Nats a trained token of the whole step. Logits are made before trained tokens, and nowhere else.
+
+        Gradients are averaged over the processes, and this is a sum: so it is as many times too large.
+        """
         before = inputs["before"]
         states = {name: value for name, value in inputs.items() if name not in batches.BESIDE_THE_MODEL}
         logits = model(**states, logits_to_keep=before, use_cache=False).logits[0]
@@ -82,7 +92,7 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         if step % self.args.logging_steps == 0 or step >= self.state.max_steps:
             self.progress.judge(logits, targets)
         loss = scoring.cross_entropy(logits, targets)
-        return loss / (len(before) if num_items_in_batch is None else num_items_in_batch)
+        return loss * ranks.count() / (len(before) if num_items_in_batch is None else num_items_in_batch)
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         """Called between the gradients and the optimizer: what is no number must not become weights."""
@@ -116,11 +126,18 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         model = self.accelerator.unwrap_model(self.model)
         base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
         tokens = self.plan.settings.batch_size * self.plan.config.data.max_length
+        own = rows[ranks.index() :: ranks.count()]
         with self.accelerator.autocast():  # as in training: masters in float32 are slow to compute with
-            scores = scoring.score(base, rows, tokens, on_batch=processes.beat)
-        loss = scoring.mean_loss(scores)
-        correct = sum(one.correct for one in scores) / max(1, sum(one.tokens for one in scores))
-        self.journal.write("eval", {"loss": loss, "token_accuracy": correct}, self.state.global_step)
+            if self.is_fsdp_enabled:  # a forward pass is everybody's: one for each row, and for each the same number
+                missing = math.ceil(len(rows) / ranks.count()) - len(own)
+                scores = scoring.score(base, own + rows[:missing], 0, on_batch=processes.beat)[: len(own)]
+            else:
+                scores = scoring.score(base, own, tokens, on_batch=processes.beat)
+        sums = [sum(values) for values in zip(*scores, strict=True)] or [0, 0, 0]
+        nats, trained, correct = ranks.summed(sums)
+        loss = nats / max(1, trained)
+        values = {"loss": loss, "token_accuracy": correct / max(1, trained)}
+        self.journal.write("eval", values, self.state.global_step)
         self._demand_finite("validation loss", loss, self.state.global_step)
         self._judge(loss)
         return {"eval_loss": loss}
@@ -149,7 +166,10 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
 
     def take_over(self, checkpoint: Path) -> None:
         """Become what a checkpoint holds, without a step."""
-        self._load_from_checkpoint(str(checkpoint))
+        if self.is_fsdp_enabled:
+            self._prepare_for_training(self.plan.settings.steps, None, str(checkpoint))  # sharded, then loaded
+        else:
+            self._load_from_checkpoint(str(checkpoint))
         self.state = transformers.TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
     def take_best(self) -> None:
@@ -176,29 +196,46 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
             remedy = "lower train.learning_rate and start over with --fresh"
             raise TrainingError(f"the training diverged: {name} is {value} at step {step}", remedy)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Order:
-        return Order(self.plan.config.seed, len(self.train_dataset if train_dataset is None else train_dataset))
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader[Any]:
+        """This process's shares. accelerate would deal out an epoch's last sequences twice."""
+        count, done = len(self.train_dataset), (lambda: self.state.global_step)
+        shares = Shares(self.plan.config.seed, count, self.plan.settings, done)
+        return torch.utils.data.DataLoader(self.train_dataset, batch_sampler=shares, collate_fn=self._collated)
+
+    def _collated(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """A share as tensors; an empty one as a sequence of which nothing is trained: all processes go the same way."""
+        if not rows:
+            some = self.train_dataset[0]
+            rows = [{**some, "mask": [0] * len(some["mask"])}]
+        inputs: dict[str, Any] = self.data_collator(rows)
+        return inputs
 
     def _get_output_dir(self, trial: Any) -> str:  # noqa: ARG002  # transformers calls it so
         return str(self.folder / ".partial-save")
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save into a partial folder, then make it a checkpoint as a whole. TRL's card is left out."""
+        """Save into a partial folder, then make it a checkpoint as a whole. TRL's card is left out.
+
+        Every process writes its part; the first one makes a checkpoint of them when all have.
+        """
         self.check_weights()
         processes.beat()
         staging = self.folder / ".partial-save"
-        shutil.rmtree(staging, ignore_errors=True)
-        step = self.state.global_step
-        staged = staging / f"checkpoint-{step}"
+        ranks.from_first(lambda: shutil.rmtree(staging, ignore_errors=True))
         try:
             with disk.named_when_full(self.folder, self.plan.predicted.checkpoint_bytes):
                 transformers.Trainer._save_checkpoint(self, model, trial)
-                (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
-                files.write_json(staged / PROGRESS, self.progress.saved())
-                self.journal.sync()
+                ranks.wait_for_all()
                 processes.beat()
-                checkpoints.publish(staged, self.folder)
+                ranks.from_first(lambda: self._publish(staging / f"checkpoint-{self.state.global_step}"))
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            if ranks.is_first():
+                shutil.rmtree(staging, ignore_errors=True)
+        self.journal.write("event", {"what": "checkpoint"}, self.state.global_step)
+
+    def _publish(self, staged: Path) -> None:
+        (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
+        files.write_json(staged / PROGRESS, self.progress.saved())
+        self.journal.sync()
+        checkpoints.publish(staged, self.folder)
         checkpoints.rotate(self.folder, self.plan.config.train.save_total_limit, self.progress.best.step)
-        self.journal.write("event", {"what": "checkpoint"}, step)

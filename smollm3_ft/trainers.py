@@ -36,7 +36,7 @@ def sft(plan: TrainingPlan, journal: Journal, stop: StopRequest) -> SftTrainer:
         train_dataset=datasets.Dataset.from_file(str(folder / "train.arrow")),
         eval_dataset=datasets.Dataset.from_file(str(folder / "validation.arrow")) if _validates(plan) else None,
         processing_class=tokenizer,
-        peft_config=_lora(plan) if train.adapter == "lora" else None,
+        peft_config=lora(plan) if train.adapter == "lora" else None,
         callbacks=[Watch(stop)],
     )
 
@@ -68,13 +68,14 @@ def _validates(plan: TrainingPlan) -> bool:
     return plan.prepared.rows["validation"] > 0
 
 
-def _lora(plan: TrainingPlan) -> peft.LoraConfig:
-    lora = plan.config.train.lora
+def lora(plan: TrainingPlan) -> peft.LoraConfig:
+    """The adapter that the plan asks for."""
+    given = plan.config.train.lora
     return peft.LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
+        r=given.r,
+        lora_alpha=given.alpha,
+        lora_dropout=given.dropout,
+        target_modules=given.targets if isinstance(given.targets, str) else list(given.targets),
         task_type="CAUSAL_LM",
     )
 
@@ -98,6 +99,10 @@ def _arguments(plan: TrainingPlan) -> trl.SFTConfig:
         activation_checkpointing_kwargs={"every_n_layers": max(1, settings.gradient_checkpointing)},
         seed=plan.config.seed,
         data_seed=plan.config.seed,
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
+        fsdp=settings.strategy == "fsdp2",
+        fsdp_config={"version": 2, "state_dict_type": "SHARDED_STATE_DICT"},
         full_determinism=train.deterministic and cuda,
         logging_steps=train.logging_steps,
         logging_nan_inf_filter=False,

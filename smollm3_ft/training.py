@@ -1,23 +1,27 @@
-"""The training process: `python -m smollm3_ft.training <runs_dir>/<name>/plan.json`.
+"""The training process: `python -m smollm3_ft.training <runs_dir>/<name>/plan.json`, alone or under accelerate launch.
 
 Trains what the plan says, from the newest complete checkpoint if there is one, and leaves the final model as a whole.
+Of several processes all train, and the first one writes.
 It never talks to the network, and saves and ends when it is told to or when its parent is gone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
 import transformers
 
-from smollm3_ft import checkpoints, disk, files, fit, memory, processes, records, runs, trainers
+from smollm3_ft import checkpoints, disk, files, fit, locks, memory, processes, ranks, records, runs, trainers
 from smollm3_ft import journal as journals
-from smollm3_ft.errors import ConfigError, Problem, TrainingError
+from smollm3_ft.errors import ConfigError, Problem, Stopped, TrainingError
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.journal import Journal
 from smollm3_ft.progress import PROGRESS, Progress
@@ -25,45 +29,63 @@ from smollm3_ft.sft import SftTrainer
 
 
 def main() -> None:
-    """Train. Exits with `processes.INTERRUPTED` where it was asked to stop."""
+    """Train. Raises Stopped where it was asked to stop."""
     if len(sys.argv) != 2:
         raise ConfigError(Problem("usage", "python -m smollm3_ft.training <runs_dir>/<name>/plan.json"))
     plan = fit.read(Path(sys.argv[1]))
     folder = Path(plan.folder)
     fit.check_made_here(plan, runs.read(folder).accepted)
+    ranks.check_count(plan.settings.processes)
     if plan.device == "cuda" and not torch.cuda.is_available():
         raise TrainingError("the plan is for a GPU, and torch sees none", "check the driver: `nvidia-smi`")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    with disk.named_when_full(folder):
+    with disk.named_when_full(folder), _alone(plan):
         _train_to_the_end(plan, folder, processes.StopRequest())
 
 
 def _train_to_the_end(plan: TrainingPlan, folder: Path, stop: processes.StopRequest) -> None:
-    journal = Journal(folder / "metrics.jsonl", plan.run_id)
+    journal = Journal(folder / "metrics.jsonl" if ranks.is_first() else Path(os.devnull), plan.run_id)
+    trainer = trainers.TRAINERS[plan.config.train.method](plan, journal, stop)
+    checkpoint = ranks.from_first(lambda: _newest(folder, journal))
+    step = checkpoints.step(checkpoint) if checkpoint else 0
+    if checkpoint:
+        trainer.progress = Progress(files.read_json(checkpoint / PROGRESS))
+    journal.write("event", {"what": "resumed" if checkpoint else "started"}, step)
+    _train(trainer, plan, checkpoint)
+    stopped = ranks.any_of(bool(stop)) and not trainer.is_last(trainer.state.global_step)
+    if not stopped:
+        trainer.take_best()
+        trainer.check_weights()
+        with disk.named_when_full(folder, plan.predicted.model_bytes):
+            model = _whole_model(trainer, plan)
+            ranks.from_first(lambda: _finish(trainer, plan, model, step))
+    journal.write("event", {"what": "interrupted" if stopped else "finished"}, trainer.state.global_step)
+    if ranks.is_first():
+        journal.sync()
+    if stopped:
+        raise Stopped("the training was told to stop, saved and ended")
+
+
+@contextlib.contextmanager
+def _alone(plan: TrainingPlan) -> Iterator[None]:
+    """Of several processes the first waits for those of an earlier start: a launcher hands on no lock to them."""
+    if ranks.count() > 1 and ranks.is_first():
+        with locks.hold(Path(plan.folder).parent, f".training-{plan.name}", wait=True):
+            yield
+    else:
+        yield
+
+
+def _newest(folder: Path, journal: Journal) -> Path | None:
+    """The checkpoint to go on from; what a kill left half written is cleared."""
     checkpoints.clear_partial(folder / "checkpoints")
     for written in ("model", fit.TRAINED):
         files.clear_partial(folder / written)
     checkpoint, damaged = checkpoints.newest(folder / "checkpoints")
     for name in damaged:
         journal.write("alert", {"what": f"a damaged checkpoint was set aside as {name}", "level": "warning"})
-    trainer = trainers.TRAINERS[plan.config.train.method](plan, journal, stop)
-    step = checkpoints.step(checkpoint) if checkpoint else 0
-    if checkpoint:
-        trainer.progress = Progress(files.read_json(checkpoint / PROGRESS))
-    journal.write("event", {"what": "resumed" if checkpoint else "started"}, step)
-    _train(trainer, plan, checkpoint)
-    if stop and not trainer.is_last(trainer.state.global_step):
-        journal.write("event", {"what": "interrupted"}, trainer.state.global_step)
-        journal.sync()
-        sys.exit(processes.INTERRUPTED)
-    trainer.take_best()
-    trainer.check_weights()
-    with disk.named_when_full(folder, plan.predicted.model_bytes):
-        _save_model(trainer, plan, folder / "model")
-        records.write(folder / fit.TRAINED, fit.mark(plan), _result(plan, trainer, step), folder / "model")
-    journal.write("event", {"what": "finished"}, trainer.state.global_step)
-    journal.sync()
+    return checkpoint
 
 
 def _train(trainer: SftTrainer, plan: TrainingPlan, checkpoint: Path | None) -> None:
@@ -74,11 +96,30 @@ def _train(trainer: SftTrainer, plan: TrainingPlan, checkpoint: Path | None) -> 
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
-def _save_model(trainer: SftTrainer, plan: TrainingPlan, final: Path) -> None:
+def _whole_model(trainer: SftTrainer, plan: TrainingPlan) -> Any:
+    """The trained model; of a sharded one the shards gathered, in the first process alone."""
+    if plan.settings.strategy != "fsdp2":
+        return trainer.accelerator.unwrap_model(trainer.model)
+    gathered = trainer.accelerator.get_state_dict(trainer.model)
+    if not ranks.is_first():
+        return None
+    model = trainers.load_model(plan)
+    if plan.config.train.adapter == "lora":
+        model = peft.get_peft_model(model, trainers.lora(plan))
+    model.load_state_dict(gathered)
+    return model
+
+
+def _finish(trainer: SftTrainer, plan: TrainingPlan, model: Any, resumed_from: int) -> None:
+    folder = Path(plan.folder)
+    _save_model(model, plan, folder / "model")
+    records.write(folder / fit.TRAINED, fit.mark(plan), _result(plan, trainer, resumed_from), folder / "model")
+
+
+def _save_model(model: Any, plan: TrainingPlan, final: Path) -> None:
     """Adapters merged, weights in the computing type, tokenizer and template of the base; all of it or nothing."""
     partial = final.with_name(".partial-model")
     shutil.rmtree(partial, ignore_errors=True)
-    model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if plan.config.train.adapter == "lora":
         model = model.merge_and_unload()
     model.config.use_cache = True

@@ -32,8 +32,6 @@ def unbuilt(config: Config, environment: Mapping[str, str]) -> Iterator[Problem]
         ("publish.quantize", publish.quantize is not None, "quantizing", "leave it out"),
         ("publish.demo_space", publish.demo_space is not None, publish.demo_space, "leave it out"),
         ("compute.pool", pool != "none", pool, "use none"),
-        ("compute.num_processes", compute.num_processes > 1, compute.num_processes, "use 1"),
-        ("compute.strategy", compute.strategy != "auto", compute.strategy, "use auto"),
     ]
     for source in sources:
         known = source.format == "auto" or source.format in FORMATS

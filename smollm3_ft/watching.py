@@ -6,6 +6,7 @@ from typing import Any
 
 import transformers
 
+from smollm3_ft import ranks
 from smollm3_ft.processes import StopRequest
 
 
@@ -18,6 +19,6 @@ class Watch(transformers.TrainerCallback):  # type: ignore[misc]  # the library 
     def on_step_end(self, _args: Any, state: Any, control: transformers.TrainerControl, **_: Any) -> None:
         if state.global_step >= state.max_steps:
             control.should_log = True  # the last steps have their line, whatever logging_steps is
-        if self.stop:
+        if ranks.any_of(bool(self.stop)):  # all stop behind the same step
             control.should_save = True
             control.should_training_stop = True

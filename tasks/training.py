@@ -98,6 +98,7 @@ def train(plan: TrainingPlan, host: Journal, lock: int, kept: Trained | None) ->
             on_tick=tick,
             on_beat=pulse.beat,
             inherit=(lock,),
+            count=plan.settings.processes,
         )
     except BaseException as error:
         interrupted = not isinstance(error, Exception) or isinstance(error, Stopped)
@@ -121,8 +122,10 @@ def fit_run(run: Run, plan: Plan, prepared: Prepared) -> TrainingPlan:
     kept = fit.read(path) if path.is_file() else None
     if kept is not None and kept.run_id != run.run_id:
         kept = None
-    if kept is not None and _trained(kept) is None and kept.config.train != run.config.train:
-        kept = fitting.refitted(kept, run.config, devices.detect())
+    if kept is not None and _trained(kept) is None:
+        fit.check_processes(kept, run.config)
+        if kept.config.train != run.config.train:
+            kept = fitting.refitted(kept, run.config, devices.detect())
     return call(fit_to_device, run, plan, prepared, fingerprint=run.run_id, kept=kept)
 
 

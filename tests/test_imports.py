@@ -10,7 +10,7 @@ from smollm3_ft import data
 ROOT = Path(__file__).parent.parent
 FORBIDDEN = {"smollm3_ft": {"prefect", "flows", "tasks"}, "tasks": {"flows"}}
 TOUCH_MODELS = {
-    *("attention", "batches", "evaluation", "memory", "progress", "scoring"),
+    *("attention", "batches", "evaluation", "memory", "progress", "ranks", "scoring"),
     *("sft", "trainers", "training", "trial", "watching"),
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate"}
