@@ -271,4 +271,5 @@ def _first_end(last: Sequence[str]) -> int | None:
     The others fail a moment later, because one is missing. None where there is no such report.
     """
     ends = re.findall(r"^  time +: (.*)(?:\n  .*)*?\n  exitcode +: (-?\d+)", "\n".join(last), re.MULTILINE)
-    return int(min(ends, key=lambda end: (end[0], int(end[1])))[1]) if ends else None
+    own = [(at, int(code)) for at, code in ends if int(code) != -signal.SIGTERM]  # which the launcher sends the others
+    return min(own, default=(None, None))[1]

@@ -61,10 +61,9 @@ class Progress:
         if trained == 0:  # a process that had no sequences left
             return
         size = inputs["input_ids"].numel()
+        # The variable-length kernel knows no padding.
         taken = sum(positions.numel() for positions in inputs["documents"]) if "documents" in inputs else size
-        for number, more in enumerate(
-            (loss.double(), size, trained, taken - size, flops)
-        ):  # the kernel knows no padding
+        for number, more in enumerate((loss.double(), size, trained, taken - size, flops)):
             self.mine[number] += more
 
     def end_step(self) -> float:

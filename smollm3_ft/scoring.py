@@ -55,6 +55,31 @@ def _scored(
     return [scores[index] for index in range(len(rows))]
 
 
+@torch.no_grad()
+def score_whole(model: Any, rows: Sequence[dict[str, Any]], on_batch: Callable[[], None]) -> list[Score]:
+    """Score each row by a forward pass of its own: a model whose parts are spread over processes is asked as a whole."""
+    was_training = model.training
+    model.eval()
+    scores = []
+    try:
+        with attention.per_document(model):
+            for row in rows:
+                on_batch()
+                logits, targets = predicted(model, _inputs(model, [row]))
+                hits = int((logits.argmax(-1) == targets).sum())
+                scores.append(Score(float(cross_entropy(logits, targets)), len(targets), hits))
+    finally:
+        model.train(was_training)
+    return scores
+
+
+def predicted(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The logits (positions, vocabulary) before trained tokens, and these tokens. No others are made."""
+    before = inputs["before"]
+    states = {name: value for name, value in inputs.items() if name not in batches.BESIDE_THE_MODEL}
+    return model(**states, logits_to_keep=before, use_cache=False).logits[0], inputs["labels"][0, before + 1]
+
+
 def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Summed negative log-likelihood (nats) of `targets` (positions) under `logits` (positions, vocabulary).
 
@@ -113,12 +138,16 @@ def _grouped(rows: Sequence[dict[str, Any]], tokens_at_once: int) -> Iterator[li
         yield group
 
 
-def _score_batch(model: Any, rows: Sequence[dict[str, Any]]) -> Iterator[Score]:
+def _inputs(model: Any, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Rows as the model takes them, where it is, for the attention that it is computed with."""
     weight = next(model.parameters())
     kind = weight.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-    kernel = attention.has_kernel(weight.device, dtype)
-    inputs = batches.moved(batches.collate(rows, kernel), weight.device)
+    return batches.moved(batches.collate(rows, attention.has_kernel(weight.device, dtype)), weight.device)
+
+
+def _score_batch(model: Any, rows: Sequence[dict[str, Any]]) -> Iterator[Score]:
+    inputs = _inputs(model, rows)
     labels = inputs["labels"][:, 1:]
     inputs = {name: value for name, value in inputs.items() if name not in batches.BESIDE_THE_MODEL}
     hidden = model.model(**inputs, use_cache=False).last_hidden_state[:, :-1]

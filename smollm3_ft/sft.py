@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import peft
 import torch
 import transformers
 import trl
 
-from smollm3_ft import batches, checkpoints, devices, disk, files, flops, order, processes, ranks, scoring
+from smollm3_ft import checkpoints, devices, disk, files, flops, order, processes, ranks, scoring
 from smollm3_ft.errors import TrainingError
 from smollm3_ft.fit import Settings, TrainingPlan
 from smollm3_ft.journal import Journal, read
@@ -61,6 +62,15 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         self.progress = Progress()
         self.alerted = {record.step for record in read(Path(plan.folder) / "metrics.jsonl") if record.kind == "alert"}
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """accelerate leaves sharding out where there is no GPU, without a word; torch does it on the CPU too."""
+        super().create_accelerator_and_postprocess()
+        if self.args.fsdp and not self.is_fsdp_enabled:
+            self.accelerator.state.fsdp_plugin = accelerate.FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
+            for state in (self.accelerator.state, accelerate.PartialState()):  # the one is updated from the other
+                state.distributed_type = accelerate.DistributedType.FSDP
+            self.is_fsdp_enabled = True
+
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
@@ -84,15 +94,12 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
 
         Gradients are averaged over the processes, and this is a sum: so it is as many times too large.
         """
-        before = inputs["before"]
-        states = {name: value for name, value in inputs.items() if name not in batches.BESIDE_THE_MODEL}
-        logits = model(**states, logits_to_keep=before, use_cache=False).logits[0]
-        targets = inputs["labels"][0, before + 1]
+        logits, targets = scoring.predicted(model, inputs)
         step = self.state.global_step + 1
         if step % self.args.logging_steps == 0 or step >= self.state.max_steps:
             self.progress.judge(logits, targets)
         loss = scoring.cross_entropy(logits, targets)
-        return loss * ranks.count() / (len(before) if num_items_in_batch is None else num_items_in_batch)
+        return loss * ranks.count() / (len(targets) if num_items_in_batch is None else num_items_in_batch)
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         """Called between the gradients and the optimizer: what is no number must not become weights."""
@@ -124,15 +131,15 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         self.control.should_evaluate = False  # or the end of an epoch would validate the same step once more
         rows = self.eval_dataset.to_list()
         model = self.accelerator.unwrap_model(self.model)
-        base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
-        tokens = self.plan.settings.batch_size * self.plan.config.data.max_length
         own = rows[ranks.index() :: ranks.count()]
         with self.accelerator.autocast():  # as in training: masters in float32 are slow to compute with
-            if self.is_fsdp_enabled:  # a forward pass is everybody's: one for each row, and for each the same number
+            if self.is_fsdp_enabled:  # a forward pass is everybody's: each makes as many
                 missing = math.ceil(len(rows) / ranks.count()) - len(own)
-                scores = scoring.score(base, own + rows[:missing], 0, on_batch=processes.beat)[: len(own)]
+                scores = scoring.score_whole(model, own + rows[:missing], processes.beat)[: len(own)]
             else:
-                scores = scoring.score(base, own, tokens, on_batch=processes.beat)
+                base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+                tokens = self.plan.settings.batch_size * self.plan.config.data.max_length
+                scores = scoring.score(base, own, tokens, processes.beat)
         sums = [sum(values) for values in zip(*scores, strict=True)] or [0, 0, 0]
         nats, trained, correct = ranks.summed(sums)
         loss = nats / max(1, trained)
