@@ -57,7 +57,7 @@ def _scored(
 
 @torch.no_grad()
 def score_whole(model: Any, rows: Sequence[dict[str, Any]], on_batch: Callable[[], None]) -> list[Score]:
-    """Score each row by a forward pass of its own: a model whose parts are spread over processes is asked as a whole."""
+    """Score each row by a forward pass of its own, of the whole model: its parts may be spread over processes."""
     was_training = model.training
     model.eval()
     scores = []

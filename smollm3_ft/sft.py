@@ -65,7 +65,7 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
     def create_accelerator_and_postprocess(self) -> None:
         """accelerate leaves sharding out where there is no GPU, without a word; torch does it on the CPU too."""
         super().create_accelerator_and_postprocess()
-        if self.args.fsdp and not self.is_fsdp_enabled:
+        if self.args.fsdp and not self.is_fsdp_enabled:  # type: ignore[has-type]
             self.accelerator.state.fsdp_plugin = accelerate.FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
             for state in (self.accelerator.state, accelerate.PartialState()):  # the one is updated from the other
                 state.distributed_type = accelerate.DistributedType.FSDP
