@@ -15,13 +15,13 @@ import torch
 from smollm3_ft import attention
 
 IGNORED = -100
-BESIDE_THE_MODEL = ("labels", "before", "pairs")  # what `collate` gives that a model is not told
+BESIDE_THE_MODEL = ("labels", "before", "squared", "trained", "reference")  # what is collated and a model is not told
 
 
 def collate(rows: Sequence[dict[str, Any]], kernel: bool = False) -> dict[str, Any]:
     """`input_ids`, `labels` and `position_ids`, each (1, tokens), and the documents as `attention.layout` has them.
 
-    Labels are -100 where nothing is trained. `before` are the positions whose next token is trained on, and `pairs`
+    Labels are -100 where nothing is trained. `before` are the positions whose next token is trained on, and `squared`
     the documents' squared lengths, summed: known here, they need not be asked of a GPU, which would be waited for.
     """
     lengths = list(itertools.chain.from_iterable(row["lengths"] for row in rows))
@@ -32,7 +32,7 @@ def collate(rows: Sequence[dict[str, Any]], kernel: bool = False) -> dict[str, A
         "labels": input_ids.masked_fill(~mask, IGNORED)[None],
         "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
         "before": mask[1:].nonzero()[:, 0],
-        "pairs": sum(length * length for length in lengths),
+        "squared": sum(length * length for length in lengths),
         **attention.layout(lengths, kernel),
     }
 

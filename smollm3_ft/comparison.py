@@ -6,7 +6,7 @@ the same rows are drawn for both.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,21 @@ Numbers = npt.NDArray[np.float64]
 Metric = Callable[[Numbers], float]
 
 
-def compare(base: dict[str, Any], tuned: dict[str, Any], samples: int, seed: int) -> dict[str, Any]:
-    """`base`, `tuned`, and `difference` (absolute, positive is better) of every metric, and samples side by side."""
+def compare(
+    base: dict[str, Any], tuned: dict[str, Any], samples: int, seed: int, beta: float | None = None
+) -> dict[str, Any]:
+    """`base`, `tuned`, and `difference` (absolute, positive is better) of every metric, and samples side by side.
+
+    `beta` is of preference pairs alone: a reward is beta times the log-likelihood (nats) that an answer gained.
+    """
     measured: dict[str, dict[str, Any]] = {"base": {}, "tuned": {}, "difference": {}}
     if base["rows"]:
         for name, column, sign in (("loss", "loss", -1.0), ("token_accuracy", "correct", 1.0)):
             pairs = [_columns(result["rows"], column) for result in (base, tuned)]
             _measure(measured, name, pairs, _ratio, sign, seed)
+        if beta is not None:
+            for name, of_base, of_tuned in _rewards(base["rows"], tuned["rows"], beta):
+                _measure(measured, name, [of_base, of_tuned], _ratio, 1.0, seed)
     short = [
         index
         for index, (one, other) in enumerate(zip(base["answers"], tuned["answers"], strict=True))
@@ -55,6 +63,23 @@ def read_scores(folder: Path) -> dict[str, Any]:
 
 def _columns(rows: list[dict[str, Any]], column: str) -> Numbers:
     return np.array([[row[column], row["tokens"]] for row in rows], dtype=np.float64)
+
+
+def _rewards(
+    base: list[dict[str, Any]], tuned: list[dict[str, Any]], beta: float
+) -> Iterator[tuple[str, Numbers, Numbers]]:
+    """How often the chosen answer has the greater reward, a tie counting half, and by how much.
+
+    The base model has gained nothing over itself: a half and zero.
+    """
+    gains = [
+        np.array([after[name] - before[name] for before, after in zip(base, tuned, strict=True)])
+        for name in ("chosen", "rejected")
+    ]
+    margins = beta * (gains[0] - gains[1])
+    one, nothing = np.ones_like(margins), np.zeros_like(margins)
+    yield "reward_accuracy", np.stack([one / 2, one], 1), np.stack([(np.sign(margins) + 1) / 2, one], 1)
+    yield "reward_margin", np.stack([nothing, one], 1), np.stack([margins, one], 1)
 
 
 def _ratio(pair: Numbers) -> float:

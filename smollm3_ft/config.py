@@ -27,6 +27,18 @@ Recipe = Literal["demo", "sft_full", "sft_lora", "sft_qlora", "sft_long_context"
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=100)]
 RepoId = Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]+/)?[A-Za-z0-9_.-]+$", max_length=96)]
 Auto = Literal["auto"]
+Loss = Literal[
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "apo_zero",
+    "apo_down",
+    "nca_pair",
+    "bco_pair",
+    "sppo_hard",
+    "discopop",
+    "sigmoid_norm",
+]
 Share = Annotated[float, Field(gt=0, lt=1)]
 SplitName = Annotated[str, Field(pattern=r"^[A-Za-z_]")]
 
@@ -115,8 +127,8 @@ class Lora(Section):
 
 class Train(Section):
     method: Literal["sft", "dpo"] = Field("sft", description="Supervised fine-tuning, or preference pairs")
-    loss: str | None = Field(None, description="The loss of dpo: apo_zero, sigmoid, ...")
-    beta: PositiveFloat | None = Field(None, description="Strength of dpo's tie to the base model")
+    loss: Loss | None = Field(None, description="The loss of dpo; sigmoid where none is given")
+    beta: PositiveFloat | None = Field(None, description="Dpo's tie to the base model; 0.1 where none is given")
     adapter: Literal["none", "lora", "qlora", "auto"] = Field("none", description="Full fine-tuning, or an adapter")
     lora: Lora = Field(default_factory=Lora, title="LoRA")
     effective_batch_size: PositiveInt | Auto = Field("auto", description="Sequences a step, over all devices")

@@ -28,6 +28,8 @@ class Device(NamedTuple):
     shards: int | None = None  # over how many processes a model is spread; None where each has it whole
 
 
+ROOM = 0.9  # of a device's memory may be planned for
+
 # Floating-point operations a second, dense, in bf16 with float32 sums, as NVIDIA's data sheets have them. The more
 # special name comes first. A card that is not here has no known peak, and so no MFU.
 PEAK_TFLOPS = {

@@ -19,6 +19,7 @@ import transformers
 from smollm3_ft import files, fit, processes, records, runs, scoring, shards
 from smollm3_ft.errors import ConfigError, Problem, TrainingError
 from smollm3_ft.fit import TrainingPlan
+from smollm3_ft.scoring import Score
 
 GENERATED = 200  # held-out rows that are answered
 SHORT_ANSWER = 64  # tokens; a longer answer is not compared word for word
@@ -47,14 +48,23 @@ def main() -> None:
 
 
 def evaluate(plan: TrainingPlan, weights: Path) -> dict[str, Any]:
-    """Loss, tokens and hits of every held-out row, and answers to some of them."""
+    """Loss, tokens and hits of every held-out row, of a pair the chosen answer's, and answers to some of them."""
     rows = shards.read(Path(plan.prepared.folder) / "test.arrow").to_pylist()
     model, tokenizer = load(weights, plan.config.model.dtype, plan.device)
-    scores = scoring.score(model, rows, plan.settings.batch_size * plan.config.data.max_length)
+    tokens = plan.settings.batch_size * plan.config.data.max_length
+    if plan.config.train.method == "dpo":
+        scores = [_of_pair(*pair) for pair in scoring.documents(model, rows, tokens)]
+    else:
+        scores = [score._asdict() for score in scoring.score(model, rows, tokens)]
     return {
-        "rows": [score._asdict() for score in scores],
+        "rows": scores,
         "answers": answer(model, tokenizer, rows, max(GENERATED, plan.config.evaluate.samples)),
     }
+
+
+def _of_pair(chosen: Score, rejected: Score) -> dict[str, float]:
+    """The chosen answer's score, and the log-likelihoods (nats) of both."""
+    return {**chosen._asdict(), "chosen": -chosen.loss, "rejected": -rejected.loss}
 
 
 def load(weights: Path, dtype: str, device: str) -> tuple[Any, Any]:
@@ -71,7 +81,8 @@ def answer(
 ) -> list[dict[str, Any]]:
     """Greedy answers to the last turn of up to `most` rows, spread over all of them, beside the reference.
 
-    `exact` is whether the two are the same text, None where the reference is long.
+    Of a preference pair the reference is the chosen answer. `exact` is whether the two are the same text, None where
+    the reference is long.
     """
     usable = [index for index, row in enumerate(rows) if row["answers"][0] > 0]
     chosen = usable[:: max(1, -(-len(usable) // most))] if usable else []
@@ -81,7 +92,9 @@ def answer(
     for at in range(0, min(end, len(by_length)), PROMPTS_AT_ONCE):
         indices = by_length[at : at + PROMPTS_AT_ONCE]
         prompts = [rows[index]["input_ids"][: rows[index]["answers"][0]] for index in indices]
-        references = [rows[index]["input_ids"][rows[index]["answers"][0] :] for index in indices]
+        references = [
+            rows[index]["input_ids"][rows[index]["answers"][0] : rows[index]["lengths"][0]] for index in indices
+        ]
         room = min(NEW_TOKENS, max(len(reference) for reference in references) + 16)
         for index, prompt, reference, said in zip(
             indices, prompts, references, generate(model, tokenizer, prompts, room), strict=True

@@ -8,17 +8,21 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from smollm3_ft import disk, files, identity, models, pages, predictions
+from smollm3_ft import adapters, disk, files, identity, models, pages, predictions
 from smollm3_ft.config import Config
 from smollm3_ft.data import Prepared
-from smollm3_ft.devices import Device
+from smollm3_ft.devices import ROOM, Device
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.models import BYTES, ModelPlan
 from smollm3_ft.predictions import Micro, Work
 
 TRAINED = "training.json"  # the record of a finished training, beside plan.json
-ROOM = 0.9  # of the device's memory may be planned for
-LEARNING_RATES = {"none": 2e-5, "lora": 2e-4}
+# A full fine-tuning's are those of SmolLM3's own stages; an adapter, which starts from nothing, wants ten times as much
+# (Schulman et al. 2025, "LoRA Without Regret"). DPO's are far lower: its loss has no floor to hold the weights back.
+LEARNING_RATES = {
+    "sft": {"none": 2e-5, "lora": 2e-4, "qlora": 2e-4},
+    "dpo": {"none": 1e-6, "lora": 1e-5, "qlora": 1e-5},
+}
 LARGEST_BATCH, STEPS_WANTED = 32, 100
 CHECKPOINTS, VALIDATIONS = 10, 5
 SECONDS_AT_RISK = 600  # of work, between two checkpoints
@@ -31,6 +35,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    adapter: str
     effective_batch_size: int
     batch_size: int
     gradient_accumulation_steps: int
@@ -91,6 +96,7 @@ def planned(
 ) -> TrainingPlan:
     """Settle and predict for a device, and fetch the model. Raises ConfigError where there is no room on the disk."""
     work = Work(prepared.sequences, prepared.tokens, prepared.longest, prepared.rows["train"])
+    config = adapters.settled(config, work, model, device)
     settings = settle(config, work, model, device, disk.speed(folder))
     predicted = predict(config, settings, work, model, device)
     disk.check_room(folder.parent, predicted.disk_bytes)
@@ -115,7 +121,10 @@ def planned(
 def settle(
     config: Config, work: Work, model: ModelPlan, device: Device, disk_speed: float = disk.USUAL_SPEED
 ) -> Settings:
-    """Settle every `auto`; `disk_speed` in bytes a second. Raises ConfigError where even one sequence does not fit."""
+    """Settle every `auto` but the adapter's, which is settled before (`adapters.settled`).
+
+    `disk_speed` in bytes a second. Raises ConfigError where even one sequence does not fit.
+    """
     train, processes = config.train, config.compute.num_processes
     if device.kind == "cpu":
         device = device._replace(memory=device.memory // processes)
@@ -133,11 +142,13 @@ def settle(
         raise ConfigError(Problem("train.warmup_steps", what, "leave it auto"))
     seconds_a_step = predictions.seconds(config, work, model, device, micro.checkpointing) / steps_an_epoch
     save_steps = _save_steps(_checkpoint_bytes(config, model) / disk_speed, seconds_a_step, steps)
+    usual = LEARNING_RATES[train.method][train.adapter]
     return Settings(
+        adapter=train.adapter,
         effective_batch_size=wanted,
         batch_size=batch,
         gradient_accumulation_steps=accumulation,
-        learning_rate=LEARNING_RATES[train.adapter] if train.learning_rate == "auto" else train.learning_rate,
+        learning_rate=usual if train.learning_rate == "auto" else train.learning_rate,
         steps=steps,
         epochs=steps / steps_an_epoch,
         warmup_steps=warmup,
@@ -216,6 +227,7 @@ def facts(settings: Settings, predicted: Predicted) -> list[tuple[str, str]]:
     batch = f"{s.effective_batch_size} sequences ({s.batch_size} × {s.gradient_accumulation_steps}"
     batch += f" × {s.processes} processes, {s.strategy})" if s.processes > 1 else ")"
     return [
+        ("adapter", s.adapter),
         ("steps", f"{s.steps:,} ({s.epochs:.2f} epochs)"),
         ("batch", batch),
         ("learning rate", f"{s.learning_rate:g} after {s.warmup_steps} steps of warm-up"),
@@ -297,7 +309,9 @@ def _largest(config: Config, wanted: int, work: Work, model: ModelPlan, device: 
     least = Micro(work.longest, _checkpointing(config)[-1], wanted > 1)
     needed = files.gib(predictions.memory(config, model, device, least))
     what = f"one sequence of {work.longest} tokens needs {needed}, {device.name} has {files.gib(device.memory)}"
-    raise ConfigError(Problem("train.batch_size", what, "use train.adapter=lora, or lower data.max_length"))
+    lighter = {"none": "use train.adapter=lora, or ", "lora": "use train.adapter=qlora, or "}
+    remedy = f"{lighter.get(config.train.adapter, '')}lower data.max_length"
+    raise ConfigError(Problem("train.batch_size", what, remedy))
 
 
 def _fitted(

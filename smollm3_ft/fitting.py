@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from smollm3_ft import files, fit, processes
+from smollm3_ft import devices, files, fit, processes
 from smollm3_ft.config import Config
 from smollm3_ft.data import Prepared
 from smollm3_ft.devices import Device
@@ -17,6 +17,7 @@ from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.models import ModelPlan
 from smollm3_ft.predictions import Work
 
+HOW_A_STEP_IS_MADE = ("batch_size", "gradient_accumulation_steps", "gradient_checkpointing")
 STEPS = 3  # of a trial: the first warms up
 ACCUMULATED = 2  # micro-batches a step of a trial: with the second, gradients lie beside activations
 
@@ -44,31 +45,40 @@ def made(
     """
     plan = fit.planned(run_id, folder, config, model, prepared, device)
     if device.kind == "cuda" or config.train.batch_size == "auto":
-        plan = _as_measured(plan, device, measure(plan, int(fit.ROOM * device.memory), on_line))
+        plan = _as_measured(plan, device, measure(plan, int(devices.ROOM * device.memory), on_line))
     fit.write(folder / "plan.json", plan)
     return plan
 
 
 def refitted(plan: TrainingPlan, config: Config, device: Device) -> TrainingPlan:
-    """The plan of an unfinished training with other micro-batches: the same steps of the same sequences."""
-    train = {"effective_batch_size": plan.settings.effective_batch_size}
-    wanted = config.model_copy(update={"train": config.train.model_copy(update=train)})
+    """The plan of an unfinished training with the micro-batches that `config` asks for now.
+
+    Its steps stay as they are: as many, of the same sequences. The same plan where nothing differs.
+    """
+    asked = {name: getattr(config.train, name) for name in HOW_A_STEP_IS_MADE}
+    if asked == {name: getattr(plan.config.train, name) for name in HOW_A_STEP_IS_MADE}:
+        return plan
+    wanted = _with(plan.config, **asked, effective_batch_size=plan.settings.effective_batch_size)
     prepared = plan.prepared
     work = Work(prepared.sequences, prepared.tokens, prepared.longest, prepared.rows["train"])
     settled = fit.settle(wanted, work, plan.model, device)
-    names = ("batch_size", "gradient_accumulation_steps", "gradient_checkpointing")
-    settings = plan.settings.model_copy(update={name: getattr(settled, name) for name in names})
-    again = plan.model_copy(update={"config": config, "settings": settings})
+    settings = plan.settings.model_copy(update={name: getattr(settled, name) for name in HOW_A_STEP_IS_MADE})
+    again = plan.model_copy(update={"config": _with(plan.config, **asked), "settings": settings})
     fit.write(Path(plan.folder) / "plan.json", again)
     return again
+
+
+def _with(config: Config, **train: Any) -> Config:
+    """The configuration with some keys of `train`."""
+    return config.model_copy(update={"train": config.train.model_copy(update=train)})
 
 
 def _as_measured(plan: TrainingPlan, device: Device, found: Measured) -> TrainingPlan:
     """The plan for a device of the speed and memory that were measured."""
     guessed = plan.predicted.seconds / plan.predicted.tokens
     as_fast = device._replace(flops=device.flops * guessed / found.seconds_a_token)
-    train = {"batch_size": found.batch_size, "effective_batch_size": plan.settings.effective_batch_size}
-    config = plan.config.model_copy(update={"train": plan.config.train.model_copy(update=train)})
+    sizes = {"batch_size": found.batch_size, "effective_batch_size": plan.settings.effective_batch_size}
+    config = _with(plan.config, **sizes)
     again = fit.planned(plan.run_id, Path(plan.folder), config, plan.model, plan.prepared, as_fast)
     predicted = again.predicted.model_copy(update={"memory_bytes": found.memory_bytes, "measured": True})
     return plan.model_copy(update={"settings": again.settings, "predicted": predicted})

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from smollm3_ft import chat, devices, disk, documents, fit, models, packing, predictions, preparing, sources
+from smollm3_ft import adapters, chat, devices, disk, documents, fit, models, packing, predictions, preparing, sources
 from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.models import ModelPlan
@@ -45,6 +45,7 @@ def make(config: Config) -> Plan:
     """Pin and check. Raises ConfigError with what to do; trouble on the network passes through, to be tried again."""
     runs_dir = Path(config.runs_dir)
     check_writable(runs_dir)
+    adapters.check(config)
     pinned_sources = sources.locate(config.data, runs_dir)
     model = models.pin(config.model, runs_dir)
     if config.data.max_length > model.context:
@@ -92,6 +93,7 @@ def _estimate(config: Config, model: ModelPlan, pinned: tuple[SourcePlan, ...]) 
     packed = len(packing.pack(np.array(sampled), config.data.max_length)) if config.data.packing else len(sampled)
     longest = config.data.max_length if config.data.packing else max(sampled)
     work = predictions.Work(max(1, round(packed * kept / len(sampled))), tokens, longest)
+    config = adapters.settled(config, work, model, device)
     settings = fit.settle(config, work, model, device)
     predicted = fit.predict(config, settings, work, model, device)
     return Estimate(rows=rows, tokens=tokens, settings=settings, predicted=predicted, device=device.name)

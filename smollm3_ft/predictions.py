@@ -39,7 +39,7 @@ def memory(config: Config, model: ModelPlan, device: Device, micro: Micro) -> in
     """
     item, trained = BYTES[config.model.dtype], trained_parameters(config, model)
     full = config.train.adapter == "none"
-    held = 12 * trained + (0 if full else item * model.parameters)  # masters with Adam's moments; the frozen base
+    held = 12 * trained + (0 if full else _frozen(config, model))  # masters with Adam's moments; the frozen base
     gradients = 4 * trained
     if device.shards is not None:
         embedding = model.vocabulary * model.hidden
@@ -59,6 +59,16 @@ def memory(config: Config, model: ModelPlan, device: Device, micro: Micro) -> in
     forward = standing + copies + logits
     backward = standing + copies * (model.layers - again) // model.layers + 2 * logits + piece
     return LIBRARIES + max(forward, backward, held + gradients + copies // model.layers)
+
+
+def _frozen(config: Config, model: ModelPlan) -> int:
+    """Bytes of a frozen base: in the computing type, or its linear layers in 4.13 bits a weight (QLoRA, NF4 with double
+    quantisation: Dettmers et al. 2023, arXiv:2305.14314)."""
+    item = BYTES[config.model.dtype]
+    if config.train.adapter != "qlora":
+        return model.parameters * item
+    embedding = model.vocabulary * model.hidden  # tied with the head; stays as it is
+    return int(embedding * item + (model.parameters - embedding) * 4.13 / 8)
 
 
 def layer_activations(config: Config, model: ModelPlan, device: Device) -> int:
@@ -105,4 +115,5 @@ def seconds(config: Config, work: Work, model: ModelPlan, device: Device, checkp
     share = checkpointed_layers(model, checkpointing) / model.layers
     forward = 2 * flops.linear_parameters(model) * work.tokens + flops.forward_attention(model, pairs)
     at_once = config.compute.num_processes if device.kind == "cuda" else 1  # processes share the cores of a CPU
-    return (needed + share * forward) / (device.flops * at_once)
+    reference = 1 if config.train.method == "dpo" else 0  # in full fine-tuning in the first epoch alone
+    return (needed + (share + reference) * forward) / (device.flops * at_once)

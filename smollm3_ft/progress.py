@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from typing import Any, NamedTuple
 
 import torch
 
-from smollm3_ft import ranks
+from smollm3_ft import pairs, ranks
 from smollm3_ft.alarms import Losses
 
 PROGRESS = "progress.json"
+COUNTED = (
+    *("loss", "tokens", "supervised_tokens", "padding", "flops"),
+    *("judged", "hits"),  # trained tokens of the step that a line is written for, and those that the model would say
+    *("pairs", "chosen", "rejected", "preferred"),  # preference pairs, and sums of their rewards
+)
+
+Counts = defaultdict[str, float]
 
 
 class Best(NamedTuple):
@@ -33,73 +41,79 @@ class Progress:
 
     def __init__(self, saved: dict[str, Any] | None = None) -> None:
         saved = saved or {}
-        self.tokens: int = saved.get("tokens", 0)
-        self.supervised_tokens: int = saved.get("supervised_tokens", 0)
-        self.padding: int = saved.get("padding", 0)
-        self.window_steps: int = saved.get("window_steps", 0)
-        self.window_loss: float = saved.get("window_loss", 0.0)
+        self.total = Counts(float, saved.get("total", {}))
+        self.window = Counts(float, saved.get("window", {}))  # since the last line
         self.losses = Losses(saved.get("losses"))
         self.best = Best(**saved["best"]) if "best" in saved else Best()
-        self.window_start = time.monotonic()
-        self.window_tokens = 0
-        self.window_flops = 0.0
-        self.judged, self.hits = 0, 0  # trained tokens of the step that a line is written for, and the hits among them
-        # What this process did in the step under way: loss, tokens, trained ones, padding, operations, judged, hits.
-        self.mine: list[Any] = [0] * 7
+        self.mine: dict[str, Any] = dict.fromkeys(COUNTED, 0)  # what this process did in the step under way
+        self._begin_to_time()
+
+    def _begin_to_time(self) -> None:
+        """What rates are made of: time that passed while the process was away is in none."""
+        self.began, self.timed = time.monotonic(), Counts(float)
 
     def judge(self, logits: torch.Tensor, targets: torch.Tensor) -> None:
         """Count which tokens the model would have said."""
-        self.mine[5] += len(targets)
-        self.mine[6] += (logits.detach().argmax(-1) == targets).sum()
+        self.mine["judged"] += len(targets)
+        self.mine["hits"] += (logits.detach().argmax(-1) == targets).sum()
+
+    def reward(self, rewards: torch.Tensor) -> None:
+        """Count the rewards of chosen and rejected answers, (pairs, 2), and where the chosen one's is the greater."""
+        self.mine["pairs"] += len(rewards)
+        self.mine["chosen"] += rewards[:, 0].sum()
+        self.mine["rejected"] += rewards[:, 1].sum()
+        self.mine["preferred"] += pairs.preferred(rewards[:, 0] - rewards[:, 1]).sum()
 
     def add(self, loss: torch.Tensor, inputs: dict[str, Any], flops: float) -> None:
         """Count a micro-batch. `loss` is its share of the step's loss. Padding there is in attention alone.
 
         Nothing here waits for a GPU: the counts are of shapes, and the loss is added where it is.
         """
-        trained = len(inputs["before"])
+        trained, size = len(inputs["before"]), inputs["input_ids"].numel()
         if trained == 0:  # a process that had no sequences left
             return
-        size = inputs["input_ids"].numel()
         # The variable-length kernel knows no padding.
         taken = sum(positions.numel() for positions in inputs["documents"]) if "documents" in inputs else size
-        for number, more in enumerate((loss.double(), size, trained, taken - size, flops)):
-            self.mine[number] += more
+        more = (loss.double(), size, trained, taken - size, flops)
+        for name, value in zip(COUNTED, more, strict=False):
+            self.mine[name] += value
 
     def end_step(self) -> float:
         """Add up what all processes did in the step. Returns its loss."""
-        loss, size, trained, padding, flops, judged, hits = ranks.summed(self.mine)
-        self.tokens += int(size)
-        self.window_tokens += int(size)
-        self.window_flops += flops
-        self.supervised_tokens += int(trained)
-        self.padding += int(padding)
-        self.window_loss += loss
-        self.window_steps += 1
-        self.judged += int(judged)
-        self.hits += int(hits)
-        self.mine = [0] * 7
-        return loss
+        step = dict(zip(COUNTED, ranks.summed(list(self.mine.values())), strict=True)) | {"steps": 1}
+        for counts in (self.total, self.window, self.timed):
+            for name, value in step.items():
+                counts[name] += value
+        self.mine = dict.fromkeys(COUNTED, 0)
+        return step["loss"]
 
     def saved(self) -> dict[str, Any]:
-        names = ("tokens", "supervised_tokens", "padding", "window_steps", "window_loss")
-        counts = {name: getattr(self, name) for name in names}
-        return {**counts, "losses": self.losses.saved(), "best": self.best._asdict()}
+        """Everything that the lines to come depend on, but for their rates."""
+        return {
+            "total": self.total,
+            "window": self.window,
+            "losses": self.losses.saved(),
+            "best": self.best._asdict(),
+        }
 
-    def line(self, peak_flops: float | None) -> dict[str, float]:
+    def line(self, steps_left: int, peak_flops: float | None) -> dict[str, float]:
         """The values of a journal line, and a new window. `mfu` where the device's peak is known."""
-        seconds = max(1e-9, time.monotonic() - self.window_start)
+        seconds, total, window = max(1e-9, time.monotonic() - self.began), self.total, self.window
         values = {
-            "loss": self.window_loss / max(1, self.window_steps),
-            "token_accuracy": self.hits / max(1, self.judged),
-            "tokens": self.tokens,
-            "supervised_tokens": self.supervised_tokens,
-            "tokens_per_second": self.window_tokens / seconds,
-            "padding_share": self.padding / max(1, self.padding + self.tokens),
+            "loss": window["loss"] / max(1, window["steps"]),
+            "token_accuracy": window["hits"] / max(1, window["judged"]),
+            "tokens": int(total["tokens"]),
+            "supervised_tokens": int(total["supervised_tokens"]),
+            "tokens_per_second": self.timed["tokens"] / seconds,
+            "seconds_left": seconds / max(1, self.timed["steps"]) * steps_left,
+            "padding_share": total["padding"] / max(1, total["padding"] + total["tokens"]),
         }
         if peak_flops is not None:
-            values["mfu"] = self.window_flops / seconds / peak_flops
-        self.window_steps, self.window_tokens, self.window_start = 0, 0, time.monotonic()
-        self.window_flops = 0.0
-        self.window_loss, self.hits, self.judged = 0.0, 0, 0
+            values["mfu"] = self.timed["flops"] / seconds / peak_flops
+        if window["pairs"]:
+            chosen, rejected, preferred = (window[name] / window["pairs"] for name in COUNTED[-3:])
+            values |= {"reward_accuracy": preferred, "reward_margin": chosen - rejected}
+            values |= {"chosen_reward": chosen, "rejected_reward": rejected}
+        self.window = Counts(float)
+        self._begin_to_time()
         return values

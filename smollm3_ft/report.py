@@ -129,7 +129,8 @@ def render(template: str, run: Run, report: dict[str, Any]) -> str:
         .render(
             report=report,
             style=pages.style(),
-            curve=pages.curves(loss_curves(run)),
+            curve=pages.curves(curves_of(run, "loss")),
+            rewards=pages.curves(curves_of(run, "reward_margin")),
             metrics=pages.metrics(evaluation),
             rows=evaluation.get("rows"),
             samples=evaluation.get("samples", []),
@@ -139,13 +140,13 @@ def render(template: str, run: Run, report: dict[str, Any]) -> str:
     )
 
 
-def loss_curves(run: Run) -> dict[str, list[tuple[float, float]]]:
-    """Loss by step, of training and validation."""
+def curves_of(run: Run, value: str) -> dict[str, list[tuple[float, float]]]:
+    """A value of the journal by step, of training and validation."""
     curves: dict[str, list[tuple[float, float]]] = {}
     for record in journal.read(run.path / "metrics.jsonl"):
-        if record.kind in ("train", "eval") and isinstance(record.values.get("loss"), float):
+        if record.kind in ("train", "eval") and isinstance(record.values.get(value), float):
             name = "training" if record.kind == "train" else "validation"
-            curves.setdefault(name, []).append((float(record.step or 0), record.values["loss"]))
+            curves.setdefault(name, []).append((float(record.step or 0), record.values[value]))
     return curves
 
 

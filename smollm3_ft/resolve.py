@@ -46,7 +46,7 @@ def resolve(
     try:
         config = validate(merged(defaults(Config), *_each_with_its_source(given_layers)))
         problems = [*_contradictions(config), *unbuilt(config, environment)]
-        config = _with_absolute_places(config)
+        config = _with_absolute_places(_with_method(config))
         problems += _outside_of_roots(config, environment.get("SMOLLM3_FT_READ_ROOTS", ""))
     except ConfigError as error:
         problems = list(error.problems)
@@ -84,8 +84,10 @@ def _contradictions(config: Config) -> Iterator[Problem]:
                 f" × num_processes {config.compute.num_processes}",
                 "leave one of them auto",
             )
-    if train.method == "sft" and (train.loss is not None or train.beta is not None):
-        yield Problem("train.loss", "belongs to train.method=dpo", "leave loss and beta out")
+    for key in ("loss", "beta"):
+        if train.method != "dpo" and getattr(train, key) is not None:
+            remedy = f"leave it out, or train.{key}=none where a recipe has it"
+            yield Problem(f"train.{key}", "belongs to train.method=dpo", remedy)
     if train.early_stopping_patience is not None and data.validation is None:
         yield Problem("train.early_stopping_patience", "needs validation rows", "give data.validation")
     if isinstance(data.source, tuple):
@@ -94,6 +96,15 @@ def _contradictions(config: Config) -> Iterator[Problem]:
                 yield Problem(f"data.{key}", "is for one source", "give it inside data.source's list")
         if not data.source:
             yield Problem("data.source", "is an empty list", "name at least one source")
+
+
+def _with_method(config: Config) -> Config:
+    """What a method needs and was not given."""
+    if config.train.method != "dpo":
+        return config
+    usual = {"loss": "sigmoid", "beta": 0.1}  # as in the paper
+    missing = {key: value for key, value in usual.items() if getattr(config.train, key) is None}
+    return config.model_copy(update={"train": config.train.model_copy(update=missing)})
 
 
 def _with_absolute_places(config: Config) -> Config:

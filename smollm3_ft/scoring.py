@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,28 +16,42 @@ LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**29}  # in float32: what a core's cach
 
 
 class Score(NamedTuple):
-    """Of one sequence: the summed negative log-likelihood (nats) of its trained tokens, their number, and the hits."""
+    """The summed negative log-likelihood (nats) of trained tokens, their number, and the hits among them."""
 
     loss: float
     tokens: int
     correct: int
 
 
-@torch.no_grad()
-def score(
-    model: Any, rows: Sequence[dict[str, Any]], tokens_at_once: int, on_batch: Callable[[], None] = lambda: None
-) -> list[Score]:
-    """Score each row, in the given order, whatever the batches. The model is put into evaluation mode and back.
+def score(model: Any, rows: Sequence[dict[str, Any]], tokens_at_once: int) -> list[Score]:
+    """Score each row, in the given order, whatever the batches. The model is put into evaluation mode and back."""
+    return [summed(found) for found in documents(model, rows, tokens_at_once)]
 
-    Where memory does not suffice, half as many tokens are taken at once.
-    """
+
+def summed(scores: Iterable[Score]) -> Score:
+    """Of several scores one."""
+    scores = list(scores)
+    return Score(sum(s.loss for s in scores), sum(s.tokens for s in scores), sum(s.correct for s in scores))
+
+
+def mean_loss(scores: Iterable[Score]) -> float:
+    """Nats a trained token."""
+    loss, tokens, _ = summed(scores)
+    return loss / max(1, tokens)
+
+
+@torch.no_grad()
+def documents(
+    model: Any, rows: Sequence[dict[str, Any]], tokens_at_once: int, on_batch: Callable[[], None] = lambda: None
+) -> list[list[Score]]:
+    """As `score`, each document of a row by itself. Where memory does not suffice, half as many tokens are taken."""
     was_training = model.training
     model.eval()
     try:
         with attention.per_document(model):
             while True:
                 try:
-                    return _scored(model, rows, tokens_at_once, on_batch)
+                    return _in_batches(model, rows, tokens_at_once, on_batch)
                 except RuntimeError as error:
                     if not memory.is_short(error) or tokens_at_once <= max(len(row["input_ids"]) for row in rows):
                         raise
@@ -45,32 +60,22 @@ def score(
         model.train(was_training)
 
 
-def _scored(
-    model: Any, rows: Sequence[dict[str, Any]], tokens_at_once: int, on_batch: Callable[[], None]
-) -> list[Score]:
-    scores: dict[int, Score] = {}
-    for indices in _grouped(rows, tokens_at_once):
-        on_batch()
-        scores.update(zip(indices, _score_batch(model, [rows[i] for i in indices]), strict=True))
-    return [scores[index] for index in range(len(rows))]
-
-
 @torch.no_grad()
-def score_whole(model: Any, rows: Sequence[dict[str, Any]], on_batch: Callable[[], None]) -> list[Score]:
-    """Score each row by a forward pass of its own, of the whole model: its parts may be spread over processes."""
+def documents_whole(model: Any, rows: Sequence[dict[str, Any]], on_batch: Callable[[], None]) -> list[list[Score]]:
+    """As `documents`, by a forward pass a row, of the whole model: its parts may be spread over processes."""
     was_training = model.training
     model.eval()
-    scores = []
     try:
         with attention.per_document(model):
+            scores: list[list[Score]] = []
             for row in rows:
                 on_batch()
                 logits, targets = predicted(model, _inputs(model, [row]))
-                hits = int((logits.argmax(-1) == targets).sum())
-                scores.append(Score(float(cross_entropy(logits, targets)), len(targets), hits))
+                losses, hits = -log_likelihoods(logits, targets), logits.argmax(-1) == targets
+                scores += _by_document([row], losses, hits)
+            return scores
     finally:
         model.train(was_training)
-    return scores
 
 
 def predicted(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,16 +86,21 @@ def predicted(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.T
 
 
 def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Summed negative log-likelihood (nats) of `targets` (positions) under `logits` (positions, vocabulary).
+    """Summed negative log-likelihood (nats) of `targets` (positions) under `logits` (positions, vocabulary)."""
+    return -log_likelihoods(logits, targets).sum()
+
+
+def log_likelihoods(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Log-likelihood (nats) of each of `targets` (positions) under `logits` (positions, vocabulary).
 
     In float32, a piece of the logits at a time: all of them at once are the largest of tensors.
     """
-    loss: torch.Tensor = _CrossEntropy.apply(logits, targets)  # type: ignore[no-untyped-call]  # torch's own has no types
-    return loss
+    found: torch.Tensor = _LogLikelihoods.apply(logits, targets)  # type: ignore[no-untyped-call]  # torch's has no types
+    return found
 
 
-class _CrossEntropy(torch.autograd.Function):  # torch wants a class
-    """Keeps the logits and one number a position. The gradient is softmax(logits), less one at the target."""
+class _LogLikelihoods(torch.autograd.Function):  # torch wants a class
+    """Keeps the logits and one number a position. The gradient is one at the target, less softmax(logits)."""
 
     @staticmethod
     def forward(context: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -101,7 +111,7 @@ class _CrossEntropy(torch.autograd.Function):  # torch wants a class
             totals[piece] = one.logsumexp(-1)
             chosen[piece] = one.gather(1, targets[piece, None])[:, 0]
         context.save_for_backward(logits, targets, totals)
-        return (totals - chosen).sum()
+        return chosen - totals
 
     @staticmethod
     def backward(context: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None]:
@@ -110,7 +120,7 @@ class _CrossEntropy(torch.autograd.Function):  # torch wants a class
         for piece in _pieces(logits):
             one = (logits[piece].float() - totals[piece, None]).exp_()
             one.scatter_add_(1, targets[piece, None], one.new_full((len(one), 1), -1.0))
-            gradient[piece] = one.mul_(upstream)
+            gradient[piece] = one.mul_(-upstream[piece, None])
         return gradient, None
 
 
@@ -119,9 +129,20 @@ def _pieces(logits: torch.Tensor) -> list[slice]:
     return [slice(at, at + size) for at in range(0, len(logits), size)]
 
 
-def mean_loss(scores: Sequence[Score]) -> float:
-    """Nats a trained token."""
-    return sum(one.loss for one in scores) / max(1, sum(one.tokens for one in scores))
+def trained_tokens(row: dict[str, Any]) -> list[int]:
+    """The number of trained tokens of each document of a row; the first token of one is never trained on."""
+    ends = list(itertools.accumulate(row["lengths"]))
+    return [sum(row["mask"][end - length : end]) for end, length in zip(ends, row["lengths"], strict=True)]
+
+
+def _in_batches(
+    model: Any, rows: Sequence[dict[str, Any]], tokens_at_once: int, on_batch: Callable[[], None]
+) -> list[list[Score]]:
+    scores: dict[int, list[Score]] = {}
+    for indices in _grouped(rows, tokens_at_once):
+        on_batch()
+        scores.update(zip(indices, _score_batch(model, [rows[i] for i in indices]), strict=True))
+    return [scores[index] for index in range(len(rows))]
 
 
 def _grouped(rows: Sequence[dict[str, Any]], tokens_at_once: int) -> Iterator[list[int]]:
@@ -146,22 +167,27 @@ def _inputs(model: Any, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return batches.moved(batches.collate(rows, attention.has_kernel(weight.device, dtype)), weight.device)
 
 
-def _score_batch(model: Any, rows: Sequence[dict[str, Any]]) -> Iterator[Score]:
+def _score_batch(model: Any, rows: Sequence[dict[str, Any]]) -> Iterator[list[Score]]:
     inputs = _inputs(model, rows)
-    labels = inputs["labels"][:, 1:]
-    inputs = {name: value for name, value in inputs.items() if name not in batches.BESIDE_THE_MODEL}
-    hidden = model.model(**inputs, use_cache=False).last_hidden_state[:, :-1]
-    trained = labels != batches.IGNORED
-    states, targets = hidden[trained], labels[trained]
+    before, targets = inputs["before"], inputs["labels"][0, inputs["before"] + 1]
+    states = {name: value for name, value in inputs.items() if name not in batches.BESIDE_THE_MODEL}
+    hidden = model.model(**states, use_cache=False).last_hidden_state[0, before]
     losses, hits = [], []
     for at in range(0, len(targets), POSITIONS_AT_ONCE):
-        logits = model.lm_head(states[at : at + POSITIONS_AT_ONCE]).float()
+        logits = model.lm_head(hidden[at : at + POSITIONS_AT_ONCE]).float()
         chosen = targets[at : at + POSITIONS_AT_ONCE]
         losses.append(functional.cross_entropy(logits, chosen, reduction="none"))
         hits.append(logits.argmax(-1) == chosen)
-    counts = [int(sum(row["mask"])) for row in rows]  # the first token of a document is never trained on
-    all_losses, all_hits = torch.cat(losses).double(), torch.cat(hits)
-    at = 0
-    for count in counts:
-        yield Score(float(all_losses[at : at + count].sum()), count, int(all_hits[at : at + count].sum()))
-        at += count
+    yield from _by_document(rows, torch.cat(losses), torch.cat(hits))
+
+
+def _by_document(rows: Sequence[dict[str, Any]], losses: torch.Tensor, hits: torch.Tensor) -> Iterator[list[Score]]:
+    """The scores of rows from the losses and hits of all their trained tokens."""
+    losses, at = losses.double(), 0
+    for row in rows:
+        found = []
+        for count in trained_tokens(row):
+            own = slice(at, at + count)
+            found.append(Score(float(losses[own].sum()), count, int(hits[own].sum())))
+            at += count
+        yield found

@@ -5,6 +5,7 @@ What is overridden of TRL and transformers, and why, stands in docs/upstream.md.
 
 from __future__ import annotations
 
+import itertools
 import math
 import resource
 import shutil
@@ -23,6 +24,7 @@ from smollm3_ft.errors import TrainingError
 from smollm3_ft.fit import Settings, TrainingPlan
 from smollm3_ft.journal import Journal, read
 from smollm3_ft.progress import PROGRESS, Progress
+from smollm3_ft.scoring import Score
 
 
 class Shares(torch.utils.data.Sampler[list[int]]):
@@ -81,7 +83,7 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
 
     def _flops(self, inputs: dict[str, Any]) -> float:
         tokens, supervised = inputs["input_ids"].numel(), len(inputs["before"])
-        return flops.of(self.plan.config, self.plan.model, tokens, supervised, inputs["pairs"])
+        return flops.of(self.plan.config, self.plan.model, tokens, supervised, inputs["squared"])
 
     def compute_loss(
         self,
@@ -95,11 +97,15 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         Gradients are averaged over the processes, and this is a sum: so it is as many times too large.
         """
         logits, targets = scoring.predicted(model, inputs)
-        step = self.state.global_step + 1
-        if step % self.args.logging_steps == 0 or step >= self.state.max_steps:
+        if self.writes_line():
             self.progress.judge(logits, targets)
         loss = scoring.cross_entropy(logits, targets)
         return loss * ranks.count() / (len(targets) if num_items_in_batch is None else num_items_in_batch)
+
+    def writes_line(self) -> bool:
+        """Whether the step that is being made gets a line of the journal."""
+        step = self.state.global_step + 1
+        return bool(step % self.args.logging_steps == 0 or step >= self.state.max_steps)
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         """Called between the gradients and the optimizer: what is no number must not become weights."""
@@ -117,8 +123,11 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         self._metrics["train"].clear()
         if "loss" not in logs:
             return
+        left = self.state.max_steps - self.state.global_step
         values = {
-            **self.progress.line(devices.peak_flops(self.plan.device_name)),
+            **self.progress.line(
+                self.state.max_steps - self.state.global_step, devices.peak_flops(self.plan.device_name)
+            ),
             "learning_rate": float(logs["learning_rate"]),
             "grad_norm": float(logs.get("grad_norm", math.nan)),
             "epoch": float(self.state.epoch or 0.0),
@@ -127,27 +136,31 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         self.journal.write("train", values, self.state.global_step)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Nats a trained token of the whole validation split, whatever the batches."""
+        """Write what holds of the whole validation split, whatever the batches."""
         self.control.should_evaluate = False  # or the end of an epoch would validate the same step once more
         rows = self.eval_dataset.to_list()
-        model = self.accelerator.unwrap_model(self.model)
-        own = rows[ranks.index() :: ranks.count()]
+        own = slice(ranks.index(), None, ranks.count())
         with self.accelerator.autocast():  # as in training: masters in float32 are slow to compute with
-            if self.is_fsdp_enabled:  # a forward pass is everybody's: each makes as many
-                missing = math.ceil(len(rows) / ranks.count()) - len(own)
-                scores = scoring.score_whole(model, own + rows[:missing], processes.beat)[: len(own)]
-            else:
-                base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
-                tokens = self.plan.settings.batch_size * self.plan.config.data.max_length
-                scores = scoring.score(base, own, tokens, processes.beat)
-        sums = [sum(values) for values in zip(*scores, strict=True)] or [0, 0, 0]
-        nats, trained, correct = ranks.summed(sums)
-        loss = nats / max(1, trained)
-        values = {"loss": loss, "token_accuracy": correct / max(1, trained)}
+            values = self.validation(self._scores(rows[own], math.ceil(len(rows) / ranks.count())), own)
         self.journal.write("eval", values, self.state.global_step)
-        self._demand_finite("validation loss", loss, self.state.global_step)
-        self._judge(loss)
-        return {"eval_loss": loss}
+        self._demand_finite("validation loss", values["loss"], self.state.global_step)
+        self._judge(values["loss"])
+        return {"eval_loss": values["loss"]}
+
+    def _scores(self, rows: list[dict[str, Any]], passes: int) -> list[list[Score]]:
+        """The scores of this process's rows. Of a sharded model every process makes as many forward `passes`."""
+        model = self.accelerator.unwrap_model(self.model)
+        if self.is_fsdp_enabled:
+            missing = [self.eval_dataset[0]] * (passes - len(rows))
+            return scoring.documents_whole(model, rows + missing, processes.beat)[: len(rows)]
+        base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+        tokens = self.plan.settings.batch_size * self.plan.config.data.max_length
+        return scoring.documents(base, rows, tokens, processes.beat)
+
+    def validation(self, scores: list[list[Score]], own: slice) -> dict[str, float]:  # noqa: ARG002  # dpo wants it
+        """Nats a trained token, and the share of them that the model would have said. `own` are this process's rows."""
+        nats, trained, correct = ranks.summed(scoring.summed(itertools.chain.from_iterable(scores)))
+        return {"loss": nats / max(1, trained), "token_accuracy": correct / max(1, trained)}
 
     def _judge(self, loss: float) -> None:
         """With a patience: save what is best, and stop where nothing better has come for long."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import accelerate
 import datasets
 import peft
 import torch
@@ -14,44 +15,63 @@ import transformers
 import trl
 from transformers.integrations.liger import apply_liger_kernel
 
-from smollm3_ft import attention, batches, devices
+from smollm3_ft import attention, batches, devices, pairs
+from smollm3_ft.dpo import DpoTrainer
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.journal import Journal
 from smollm3_ft.processes import StopRequest
 from smollm3_ft.sft import SftTrainer
 from smollm3_ft.watching import Watch
 
+Kind = TypeVar("Kind", bound=SftTrainer)
+
 
 def sft(plan: TrainingPlan, journal: Journal, stop: StopRequest) -> SftTrainer:
     """Supervised fine-tuning: cross-entropy on the trained tokens of packed documents."""
+    return _build(SftTrainer, plan, journal, Watch(stop), batches.collate)
+
+
+def dpo(plan: TrainingPlan, journal: Journal, stop: StopRequest) -> DpoTrainer:
+    """Preference pairs: a chosen answer made likelier than a rejected one, as compared with the base model."""
+    return _build(DpoTrainer, plan, journal, Watch(stop), pairs.collate, stop=stop)
+
+
+TRAINERS: dict[str, Callable[[TrainingPlan, Journal, StopRequest], SftTrainer]] = {"sft": sft, "dpo": dpo}
+
+
+def _build(kind: type[Kind], plan: TrainingPlan, journal: Journal, watch: Watch, collate: Any, **options: Any) -> Kind:
+    """A trainer of a method; what the methods share."""
     train, folder = plan.config.train, Path(plan.prepared.folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(plan.weights)
-    return SftTrainer(
+    trainer = kind(
         plan=plan,
         journal=journal,
         folder=Path(plan.folder) / "checkpoints",
         model=load_model(plan),
         args=_arguments(plan),
-        data_collator=functools.partial(batches.collate, kernel=_has_kernel(plan)),
+        data_collator=functools.partial(collate, kernel=_has_kernel(plan)),
         train_dataset=datasets.Dataset.from_file(str(folder / "train.arrow")),
         eval_dataset=datasets.Dataset.from_file(str(folder / "validation.arrow")) if _validates(plan) else None,
         processing_class=tokenizer,
-        peft_config=lora(plan) if train.adapter == "lora" else None,
-        callbacks=[Watch(stop)],
+        peft_config=lora(plan) if train.adapter != "none" else None,
+        callbacks=[watch],
+        **options,
     )
-
-
-TRAINERS: dict[str, Callable[[TrainingPlan, Journal, StopRequest], SftTrainer]] = {"sft": sft}
+    for weight in trainer.model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()  # TRL makes QLoRA's adapter bfloat16, in which AdamW loses updates
+    return trainer
 
 
 def load_model(plan: TrainingPlan) -> Any:
-    """The model to train: float32 masters for full fine-tuning, the computing type for a frozen base."""
-    frozen = plan.config.train.adapter != "none"
-    chosen = plan.config.model.attention
+    """The model to train: float32 masters for full fine-tuning, the computing type for a frozen base, or 4 bits."""
+    adapter, chosen = plan.config.train.adapter, plan.config.model.attention
+    computed_in = getattr(torch, plan.config.model.dtype)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         plan.weights,
-        dtype=getattr(torch, plan.config.model.dtype) if frozen else torch.float32,
+        dtype=torch.float32 if adapter == "none" else computed_in,
         attn_implementation=attention.NAME if chosen == "auto" else chosen,
+        **(_four_bits(computed_in) if adapter == "qlora" else {}),
     )
     model.config.use_cache = False
     if plan.device == "cuda" and devices.has_fused_kernels():
@@ -62,6 +82,17 @@ def load_model(plan: TrainingPlan) -> Any:
 def _has_kernel(plan: TrainingPlan) -> bool:
     dtype = getattr(torch, plan.config.model.dtype)
     return plan.config.model.attention == "auto" and attention.has_kernel(torch.device(plan.device), dtype)
+
+
+def _four_bits(computed_in: torch.dtype) -> dict[str, Any]:
+    """QLoRA's base (Dettmers et al. 2023): NF4, its constants quantized too; on its device at once."""
+    quantized = transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=computed_in,
+    )
+    return {"quantization_config": quantized, "device_map": {"": accelerate.PartialState().device}}
 
 
 def _validates(plan: TrainingPlan) -> bool:

@@ -104,7 +104,7 @@ def _whole_model(trainer: SftTrainer, plan: TrainingPlan) -> Any:
     if not ranks.is_first():
         return None
     model = trainers.load_model(plan)
-    if plan.config.train.adapter == "lora":
+    if plan.config.train.adapter != "none":
         model = peft.get_peft_model(model, trainers.lora(plan))
     model.load_state_dict(gathered)
     return model
@@ -120,12 +120,26 @@ def _save_model(model: Any, plan: TrainingPlan, final: Path) -> None:
     """Adapters merged, weights in the computing type, tokenizer and template of the base; all of it or nothing."""
     partial = final.with_name(".partial-model")
     shutil.rmtree(partial, ignore_errors=True)
-    if plan.config.train.adapter == "lora":
+    if plan.config.train.adapter == "qlora":
+        model = _on_whole_base(model, plan, partial)
+    if plan.config.train.adapter != "none":
         model = model.merge_and_unload()
     model.config.use_cache = True
     model.to(getattr(torch, plan.config.model.dtype)).save_pretrained(partial)
     transformers.AutoTokenizer.from_pretrained(plan.weights).save_pretrained(partial)
     files.move_folder(partial, final)
+
+
+def _on_whole_base(model: Any, plan: TrainingPlan, beside: Path) -> Any:
+    """A quantized base's adapter on the base as it was: merged into 4 bits, its small changes would be rounded away."""
+    folder = beside.with_name(".partial-adapter")
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    dtype = getattr(torch, plan.config.model.dtype)
+    base = transformers.AutoModelForCausalLM.from_pretrained(plan.weights, dtype=dtype)
+    adapted = peft.PeftModel.from_pretrained(base, folder)
+    shutil.rmtree(folder)
+    return adapted
 
 
 def _result(plan: TrainingPlan, trainer: SftTrainer, resumed_from: int) -> dict[str, Any]:
@@ -135,8 +149,8 @@ def _result(plan: TrainingPlan, trainer: SftTrainer, resumed_from: int) -> dict[
         "steps": trainer.state.global_step,
         "best_step": trainer.progress.best.step,
         "epochs": trainer.state.epoch,
-        "tokens": trainer.progress.tokens,
-        "supervised_tokens": trainer.progress.supervised_tokens,
+        "tokens": int(trainer.progress.total["tokens"]),
+        "supervised_tokens": int(trainer.progress.total["supervised_tokens"]),
         "tokens_per_second": _middle([float(r.values["tokens_per_second"]) for r in records]),
         "mfu": _middle(shares),
         "peak_memory_bytes": max((int(r.values["memory_bytes"]) for r in records), default=None),

@@ -33,7 +33,7 @@ class Clock(transformers.TrainerCallback):  # type: ignore[misc]  # the library 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self.ends.append((time.monotonic(), self.trainer.progress.tokens))
+        self.ends.append((time.monotonic(), int(self.trainer.progress.total["tokens"])))
 
 
 def main() -> None:

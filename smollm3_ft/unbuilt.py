@@ -11,7 +11,7 @@ from smollm3_ft.formats import FORMATS
 
 def unbuilt(config: Config, environment: Mapping[str, str]) -> Iterator[Problem]:
     """A problem for each value of `config` that no step can honour yet."""
-    data, train, evaluate, monitor = config.data, config.train, config.evaluate, config.monitor
+    data, evaluate, monitor = config.data, config.evaluate, config.monitor
     publish, compute = config.publish, config.compute
     sources = data.source if isinstance(data.source, tuple) else (Source(source=data.source, format=data.format),)
     pool = environment.get("SMOLLM3_FT_POOL", "none") if compute.pool == "auto" else compute.pool
@@ -19,8 +19,6 @@ def unbuilt(config: Config, environment: Mapping[str, str]) -> Iterator[Problem]
     refused = [
         ("model.trust_remote_code", config.model.trust_remote_code, "true", "leave it false"),
         ("data.exclude_leaks", data.exclude_leaks, "true", "leave it false"),
-        ("train.method", train.method == "dpo", "dpo", "use sft"),
-        ("train.adapter", train.adapter in ("qlora", "auto"), train.adapter, "use none or lora"),
         ("evaluate.prompts", evaluate.prompts is not None, "prompts", "leave it out"),
         ("evaluate.general", evaluate.general is not None, evaluate.general, "use evaluate.general=none"),
         ("evaluate.gate", evaluate.gate is not None, "a gate", "use evaluate.gate=none"),

@@ -124,8 +124,7 @@ def fit_run(run: Run, plan: Plan, prepared: Prepared) -> TrainingPlan:
         kept = None
     if kept is not None and _trained(kept) is None:
         fit.check_processes(kept, run.config)
-        if kept.config.train != run.config.train:
-            kept = fitting.refitted(kept, run.config, devices.detect())
+        kept = fitting.refitted(kept, run.config, devices.detect())
     return call(fit_to_device, run, plan, prepared, fingerprint=run.run_id, kept=kept)
 
 
@@ -140,7 +139,8 @@ def train_on_device(run: Run, plan: TrainingPlan, host: Journal, lock: int) -> t
     tuned = call(evaluate_tuned, plan, mark, fingerprint=mark, kept=_evaluated(run, mark, done))
     if not (done and (run.path / "evaluation.json").is_file()):
         before, after = (comparison.read_scores(Path(one.folder)) for one in (base, tuned))
-        compared = comparison.compare(before, after, plan.config.evaluate.samples, plan.config.seed)
+        config = plan.config
+        compared = comparison.compare(before, after, config.evaluate.samples, config.seed, config.train.beta)
         files.write_json(run.path / "evaluation.json", compared)
     runs.set_mark(run, "evaluate tuned", mark)
     return trained, tuned
@@ -204,7 +204,7 @@ class _Follower:
         self.tick()
         self._update()
         run = runs.read(Path(self.plan.folder))
-        svg = base64.b64encode(str(pages.curves(reports.loss_curves(run))).encode()).decode()
+        svg = base64.b64encode(str(pages.curves(reports.curves_of(run, "loss"))).encode()).decode()
         values = "\n".join(f"| {name} | {value:,.6g} |" for name, value in self.last.items())
         text = f"![loss by step](data:image/svg+xml;base64,{svg})\n\n| | last |\n|---|---|\n{values}\n"
         create_markdown_artifact(text, key="metrics", description=f"Metrics of {self.plan.name}")
@@ -223,4 +223,6 @@ def _figures(record: journal.Record, steps: int) -> str:
     """Loss, speed and time left, as they are in a journal line."""
     values, done = record.values, record.step or 1
     left = (steps - done) / done * values["tokens"] / values["tokens_per_second"]
-    return f"loss {values['loss']:.4f}, {values['tokens_per_second']:,.0f} tokens/s, {pages.duration(left)} left"
+    rewarded = f"reward accuracy {values['reward_accuracy']:.2f}, " if "reward_accuracy" in values else ""
+    speed = f"{values['tokens_per_second']:,.0f} tokens/s, {pages.duration(left)} left"
+    return f"loss {values['loss']:.4f}, {rewarded}{speed}"

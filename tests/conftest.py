@@ -106,7 +106,7 @@ def make_plan(tiny: Path) -> MakePlan:
         config = run.config
         pinned, model = sources.locate(config.data), models.pin(config.model, runs_dir)
         folders = (runs_dir, run.path / "data")
-        asked = data.request(pinned, config.data, config.seed, "sft", tiny, model.chat_digest, *folders)
+        asked = data.request(pinned, config.data, config.seed, config.train.method, tiny, model.chat_digest, *folders)
         prepared = data.prepare(asked)
         device = devices.Device("cpu", "the test's CPU", 2**33, 2e10)
         return fitting.made(run.run_id, run.path, config, model, prepared, device)

@@ -118,7 +118,7 @@ def test_what_is_counted_beforehand() -> None:
     """The positions before trained tokens and the squared lengths are those of the batch."""
     rows = list(documents([5, 3]))
     inputs = batches.collate(rows)
-    assert inputs["pairs"] == 25 + 9
+    assert inputs["squared"] == 25 + 9
     assert inputs["before"].tolist() == [0, 1, 2, 3, 5, 6]
     assert (inputs["labels"][0, inputs["before"] + 1] != batches.IGNORED).all()
 

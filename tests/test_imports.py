@@ -10,8 +10,8 @@ from smollm3_ft import data
 ROOT = Path(__file__).parent.parent
 FORBIDDEN = {"smollm3_ft": {"prefect", "flows", "tasks"}, "tasks": {"flows"}}
 TOUCH_MODELS = {
-    *("attention", "batches", "evaluation", "memory", "progress", "ranks", "scoring"),
-    *("sft", "trainers", "training", "trial", "watching"),
+    *("attention", "batches", "dpo", "evaluation", "losses", "memory", "pairs", "progress", "ranks"),
+    *("reference", "scoring", "sft", "trainers", "training", "trial", "watching"),
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate"}
 

@@ -83,7 +83,7 @@ def test_the_curve(run: Run, losses: list[float], drawn: int) -> None:
     for step, loss in enumerate(losses, start=1):
         metrics.write("train", {"loss": loss}, step)
     metrics.close()
-    assert len(report.loss_curves(run)) == drawn
+    assert len(report.curves_of(run, "loss")) == drawn
     report.write(run, "completed", STEPS)
     assert (run.path / "report.html").read_text().count("<polyline") == drawn
 
