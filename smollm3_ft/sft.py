@@ -125,9 +125,7 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
             return
         left = self.state.max_steps - self.state.global_step
         values = {
-            **self.progress.line(
-                self.state.max_steps - self.state.global_step, devices.peak_flops(self.plan.device_name)
-            ),
+            **self.progress.line(left, devices.peak_flops(self.plan.device_name)),
             "learning_rate": float(logs["learning_rate"]),
             "grad_norm": float(logs.get("grad_norm", math.nan)),
             "epoch": float(self.state.epoch or 0.0),
