@@ -73,7 +73,7 @@ class Trained(NamedTuple):
 
     def told(self, *kinds: str) -> list[tuple[Any, ...]]:
         """What must not depend on what happened on the way: ids without the run, steps, and values without times."""
-        timed = ("tokens_per_second", "memory_bytes")
+        timed = ("tokens_per_second", "seconds_left", "memory_bytes")
         return [
             (line["id"].partition(":")[2], line["step"], {k: v for k, v in line["values"].items() if k not in timed})
             for line in self.lines
