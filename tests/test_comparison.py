@@ -112,3 +112,35 @@ def test_samples_are_side_by_side() -> None:
     assert measured["samples"][1] == {"prompt": "p1", "reference": "r1", "base": "a1", "tuned": "a1"}
     assert len(measured["samples"]) == 2
     assert measured["stopped"]["tuned"] == pytest.approx(2 / 3)
+
+
+def preferences(chosen: list[float], rejected: list[float]) -> dict[str, Any]:
+    """The scores of one model on pairs: the log-likelihoods of both answers."""
+    found = scores([1.0] * len(chosen))
+    found["rows"] = [
+        {**row, "chosen": one, "rejected": other}
+        for row, one, other in zip(found["rows"], chosen, rejected, strict=True)
+    ]
+    return found
+
+
+def test_rewards_are_what_was_gained_over_the_base_model() -> None:
+    """The margin is beta times what the chosen answer gained beyond the rejected one; the base has gained nothing."""
+    base = preferences([-5.0, -9.0, -4.0, -4.0], [-3.0, -3.0, -3.0, -3.0])
+    tuned = preferences([-4.0, -6.0, -4.0, -5.0], [-3.0, -4.0, -3.0, -3.0])  # gains: 1, 4, 0, -1
+    measured = compare(base, tuned, samples=0, seed=1, beta=0.5)
+    assert measured["tuned"]["reward_margin"]["value"] == pytest.approx(0.5 * (1 + 4 + 0 - 1) / 4)
+    assert measured["tuned"]["reward_accuracy"]["value"] == (1 + 1 + 0.5 + 0) / 4
+    assert measured["base"]["reward_margin"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert measured["base"]["reward_accuracy"]["value"] == 0.5
+    assert measured["difference"]["reward_accuracy"]["value"] == 0.125
+
+
+def test_a_preference_that_was_learned_is_sure() -> None:
+    """A margin that rose on every pair has an interval above zero, and the base against itself is at zero."""
+    base = preferences(drawn(), drawn())
+    tuned = preferences(drawn(0.4), drawn(-0.1))
+    difference = compare(base, tuned, samples=0, seed=1, beta=0.1)["difference"]
+    assert difference["reward_margin"] == pytest.approx({"value": 0.05, "low": 0.05, "high": 0.05})
+    assert difference["reward_accuracy"]["low"] == 0.5
+    assert compare(base, base, samples=0, seed=1, beta=0.1)["difference"]["reward_margin"]["high"] == 0.0

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 from conftest import MakePlan, facts
+from pairs_of_the_demo import capitals
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from smollm3_ft import attention, batches, comparison, evaluation, files, processes, records, shards
+from smollm3_ft import attention, batches, comparison, evaluation, files, processes, records, scoring, shards
 from smollm3_ft.fit import TrainingPlan
 
 pytestmark = pytest.mark.process
@@ -176,3 +177,39 @@ def test_without_held_out_rows(make_plan: MakePlan, tmp_path: Path) -> None:
     """With nothing held out the result is empty."""
     plan = make_plan(tmp_path / "runs", "a", facts(5), data__test="none", data__validation="none")
     assert evaluation.evaluate(plan, Path(plan.weights)) == {"rows": [], "answers": []}
+
+
+@pytest.fixture(scope="module")
+def of_pairs(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) -> TrainingPlan:
+    """A run on preference pairs, nearly all of them held out."""
+    place = tmp_path_factory.mktemp("pairs") / "runs"
+    return make_plan(place, "a", capitals(3), train__method="dpo", data__test=10, data__validation="none")
+
+
+def test_a_pair_is_asked_for_its_chosen_answer(of_pairs: TrainingPlan, learned: Any, tokenizer: Any) -> None:
+    """The reference is the chosen answer alone, and the prompt ends before it."""
+    held: Rows = shards.read(Path(of_pairs.prepared.folder) / "test.arrow").to_pylist()
+    known = {row["chosen"]: row["prompt"] for row in capitals(3)}
+    answers = evaluation.answer(learned, tokenizer, held, 100)
+    assert len(answers) == 10
+    assert {answer["reference"] for answer in answers} == set(known)
+    for answer in answers:
+        assert answer["prompt"].endswith("assistant\n")
+        assert answer["exact"] is False
+
+
+def test_a_pair_is_scored_by_its_answers(of_pairs: TrainingPlan) -> None:
+    """A held-out pair has the loss of its chosen answer, and the log-likelihoods of both, as each has alone."""
+    held: Rows = shards.read(Path(of_pairs.prepared.folder) / "test.arrow").to_pylist()
+    weights = Path(of_pairs.weights)
+    model, _ = evaluation.load(weights, "float32", "cpu")
+    for row, found in zip(held, evaluation.evaluate(of_pairs, weights)["rows"], strict=True):
+        cut = row["lengths"][0]
+        alone = [
+            {"input_ids": row["input_ids"][part], "mask": row["mask"][part], "lengths": [length]}
+            for part, length in zip((slice(cut), slice(cut, None)), row["lengths"], strict=True)
+        ]
+        chosen, rejected = scoring.score(model, alone, 1000)
+        assert found["loss"] == pytest.approx(chosen.loss, rel=1e-5)
+        assert (found["tokens"], found["chosen"]) == (chosen.tokens, -found["loss"])
+        assert found["rejected"] == pytest.approx(-rejected.loss, rel=1e-5)

@@ -1,5 +1,6 @@
 """Recipes for models and datasets on the Hub: they load and plan, here against a loopback stand-in."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hub import Hub, hub
+from pairs_of_the_demo import capitals
 
 from smollm3_ft.builtin import tiny
 
@@ -15,6 +17,8 @@ pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parent.parent
 PART, LONG = "smoltalk_smollm3_smol_magpie_ultra_no_think", "LongAlign_64k_context_lang_annotated_lang_6_no_think"
+AT_ONCE = "llama_3.1_tulu_3_8b_preference_mixture_no_think"
+THOUGHT = "tulu_3_8b_pref_mix_Qwen3_32B_Qwen3_0.6B_think"
 # As in the real dataset, each part is a split, and none is called train.
 CARD = f"""---
 configs:
@@ -25,7 +29,11 @@ configs:
   - split: {LONG}
     path: long.jsonl
 - config_name: Preference
-  data_files: preference/train.jsonl
+  data_files:
+  - split: {AT_ONCE}
+    path: preference/at_once.jsonl
+  - split: {THOUGHT}
+    path: preference/thought.jsonl
 ---
 """
 CLASSIC = """---
@@ -53,7 +61,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     with hub() as running:
         running.add("model", "HuggingFaceTB/SmolLM3-3B", folder)
         running.add("model", "other/gated", folder, gated=True)
-        data = dict.fromkeys(("part.jsonl", "long.jsonl", "preference/train.jsonl"), lines)
+        pairs = "".join(json.dumps(row) + "\n" for row in capitals()).encode()
+        data = dict.fromkeys(("part.jsonl", "long.jsonl"), lines)
+        data |= dict.fromkeys(("preference/at_once.jsonl", "preference/thought.jsonl"), pairs)
         running.add("dataset", "HuggingFaceTB/smoltalk2", {"README.md": CARD.encode(), **data})
         data = {"README.md": CLASSIC.encode(), "train.jsonl": lines, "rewrite.jsonl": lines}
         running.add("dataset", "HuggingFaceTB/smoltalk", data)
@@ -74,6 +84,8 @@ def plan(server: Hub, home: Path, *words: str) -> subprocess.CompletedProcess[st
         ("sft_lora", "smoltalk2 / SFT"),
         ("sft_long_context", "smoltalk2 / SFT"),
         ("classic", "smoltalk / all"),
+        ("dpo", "smoltalk2 / Preference"),
+        ("apo", "smoltalk2 / Preference"),
     ],
 )
 def test_a_hub_recipe_plans_with_pinned_revisions(server: Hub, tmp_path: Path, recipe: str, source: str) -> None:
@@ -84,6 +96,20 @@ def test_a_hub_recipe_plans_with_pinned_revisions(server: Hub, tmp_path: Path, r
     assert "HuggingFaceTB/SmolLM3-3B at " in done.stdout
     assert f"HuggingFaceTB/{source} at " in done.stdout
     assert not [request for request in server.requests if "model.safetensors" in request]
+
+
+def test_qlora_plans_or_says_what_to_install(server: Hub, tmp_path: Path) -> None:
+    """Where bitsandbytes is missing, that is one line, and nothing is asked of the Hub."""
+    server.requests.clear()
+    done = plan(server, tmp_path, "sft_qlora")
+    if importlib.util.find_spec("bitsandbytes"):
+        assert done.returncode == 0, done.stderr
+    else:
+        assert (done.returncode, server.requests) == (2, [])
+        assert done.stderr.strip() == (
+            "train.adapter: qlora needs bitsandbytes, which is not installed;"
+            " install it: make setup EXTRAS=gpu; or use lora"
+        )
 
 
 def test_a_missing_configuration_is_answered_with_the_list(server: Hub, tmp_path: Path) -> None:
