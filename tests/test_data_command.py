@@ -118,7 +118,7 @@ def test_formats_that_no_method_trains_on_are_kept(look: Any) -> None:
 
 def test_what_is_not_about_data_does_not_matter(look: Any) -> None:
     """Values that a run could not honour yet do not keep anybody from looking at data."""
-    words = ("publish.target=hub", "train.method=dpo", "monitor.trackio=https://example.org")
+    words = ("publish.target=hub", "train.adapter=qlora", "monitor.trackio=https://example.org")
     assert look(facts(20), "--json", *words, SMOLLM3_FT_POOL="cuda", TRACKIO_SPACE_ID="a/b").returncode == 0
 
 

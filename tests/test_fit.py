@@ -122,10 +122,12 @@ def test_smollm3_fits_a_large_gpu() -> None:
     assert settled(model=SMOLLM3, device=H100).batch_size >= 1
 
 
-@pytest.mark.parametrize(("adapter", "rate"), [("none", 2e-5), ("lora", 2e-4)])
-def test_learning_rate_follows_the_adapter(adapter: str, rate: float) -> None:
-    """An auto learning rate is ten times as large for an adapter."""
-    assert settled(train__adapter=adapter).learning_rate == rate
+@pytest.mark.parametrize(("method", "rate"), [("sft", 2e-5), ("dpo", 1e-6)])
+@pytest.mark.parametrize(("adapter", "times"), [("none", 1), ("lora", 10), ("qlora", 10)])
+def test_learning_rate_follows_method_and_adapter(method: str, rate: float, adapter: str, times: int) -> None:
+    """An auto learning rate is far lower for pairs, and ten times as large for an adapter."""
+    found = settled(train__method=method, train__adapter=adapter).learning_rate
+    assert found == pytest.approx(times * rate)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """Recipe, environment, file and words become one configuration, and a mistake in any of them one clear line."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from conftest import problems, resolved
 
 from smollm3_ft import layers
+from smollm3_ft.config import Recipe
 from smollm3_ft.errors import ConfigError
 
 
@@ -61,9 +63,6 @@ REFUSED = [
     "model.trust_remote_code=true",
     "data.exclude_leaks=true",
     "data.format=parquet",
-    "train.method=dpo",
-    "train.adapter=qlora",
-    "train.adapter=auto",
     "evaluate.prompts=[Hello]",
     "evaluate.general=builtin:general",
     "evaluate.gate={metric: loss}",
@@ -91,11 +90,29 @@ def test_what_is_not_built_is_refused(word: str) -> None:
     assert problem.remedy
 
 
-@pytest.mark.parametrize("name", ["sft_qlora", "dpo", "apo"])
-def test_recipes_that_are_not_built_are_refused(name: str) -> None:
-    """A recipe of a later milestone is refused with those that are there."""
-    (problem,) = problems(f"recipe={name}")
-    assert str(problem).startswith(f"recipe: {name} is not built yet; built are classic, demo, ")
+def test_every_recipe_is_there() -> None:
+    """Each name that the configuration knows is a file, and the other way round."""
+    assert set(get_args(Recipe)) == {path.stem for path in layers.RECIPES.glob("*.yaml")}
+    for name in get_args(Recipe):
+        assert resolved(f"recipe={name}").recipe == name
+
+
+def test_a_loss_of_pairs_and_its_strength() -> None:
+    """Pairs are trained with DPO's own loss unless another is named; other methods have none, in any recipe."""
+    train = resolved("train.method=dpo").train
+    assert (train.loss, train.beta) == ("sigmoid", 0.1)
+    train = resolved("recipe=apo").train
+    assert (train.loss, train.beta, train.learning_rate, train.max_grad_norm) == ("apo_zero", 0.05, 1e-6, 0.2)
+    train = resolved("recipe=apo", "train.beta=none").train
+    assert (train.loss, train.beta) == ("apo_zero", 0.1)
+    assert resolved().train.loss is None
+
+
+def test_an_unknown_loss_is_named_with_the_nearest() -> None:
+    """A typing error is answered with what was probably meant."""
+    (problem,) = problems("train.method=dpo", "train.loss=sigmoidd")
+    assert problem.where == "train.loss"
+    assert "(nearest: sigmoid)" in problem.what
 
 
 def test_a_pool_from_the_environment_is_refused() -> None:
@@ -118,7 +135,7 @@ def test_batch_sizes_that_contradict() -> None:
 @pytest.mark.parametrize(
     ("words", "key"),
     [
-        (["train.beta=0.1"], "train.loss"),
+        (["train.beta=0.1"], "train.beta"),
         (["train.loss=apo_zero"], "train.loss"),
         (["data.validation=none", "train.early_stopping_patience=2"], "train.early_stopping_patience"),
         (["data.source=[]"], "data.source"),
