@@ -6,6 +6,7 @@ wrote down before the first step. So there is never a second model.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import peft
@@ -37,10 +38,11 @@ class DpoTrainer(SftTrainer):
         needed = None if self.has_adapter else self.train_dataset
         model = self.model.get_base_model() if self.has_adapter else self.model
         base = reference.Base(model, self.accelerator, self.data_collator)
-        known = reference.prepare(self.plan, base, needed, self.eval_dataset, self.stop)
+        known = reference.prepare(self.plan, base, needed, self.eval_dataset, self.journal, self.stop)
         if known is None:
             return None  # told to stop
         self.known = known
+        self.progress.window_start = time.monotonic()  # what it took is no part of the speed of training
         if not self.has_adapter:
             self.train_dataset = self.train_dataset.add_column("reference", known.train.tolist())
         return super().train(*given, **options)

@@ -90,8 +90,9 @@ def _estimate(config: Config, model: ModelPlan, pinned: tuple[SourcePlan, ...]) 
         tokens += int(trained * sum(lengths) / max(1, len(lengths)))
     if not sampled:
         return Estimate(rows=rows, tokens=None, settings=None, predicted=None, device=device.name)
-    packed = len(packing.pack(np.array(sampled), config.data.max_length)) if config.data.packing else len(sampled)
-    longest = config.data.max_length if config.data.packing else max(sampled)
+    packs = config.data.packing and config.train.method == "sft"
+    packed = len(packing.pack(np.array(sampled), config.data.max_length)) if packs else len(sampled)
+    longest = config.data.max_length if packs else max(sampled)
     work = predictions.Work(max(1, round(packed * kept / len(sampled))), tokens, longest)
     config = adapters.settled(config, work, model, device)
     settings = fit.settle(config, work, model, device)
@@ -100,13 +101,18 @@ def _estimate(config: Config, model: ModelPlan, pinned: tuple[SourcePlan, ...]) 
 
 
 def _sample(work: documents.Work, pinned: tuple[SourcePlan, ...], index: int) -> list[int]:
-    """Token counts of the first usable rows of each training file."""
+    """Token counts of the first usable rows of each training file: of each document, or of a pair's two together."""
     lengths: list[int] = []
     for name in pinned[index].splits.get("train", ()):
         one = pinned[index].model_copy(update={"splits": {"train": (name,)}})
         rows = list(itertools.islice(sources.read(one, "train"), SAMPLED_ROWS))
         block = Block(name, 1, rows)
-        lengths += preparing.prepare(work, pinned, preparing.Task(block, index, 0, None)).lengths.tolist()
+        done = preparing.prepare(work, pinned, preparing.Task(block, index, 0, None))
+        tokens = iter(done.lengths.tolist())
+        if work.method == "sft":
+            lengths += tokens
+        else:
+            lengths += [sum(itertools.islice(tokens, count)) for count in done.parts.tolist()]
     return lengths
 
 

@@ -20,10 +20,12 @@ from accelerate.utils import send_to_device
 
 from smollm3_ft import files, fit, order, pairs, processes, ranks, records, scoring
 from smollm3_ft.fit import TrainingPlan
+from smollm3_ft.journal import Journal
 from smollm3_ft.processes import StopRequest
 from smollm3_ft.scoring import Score
 
 PAIRS_A_PART = 256
+LINES = 20  # of the journal, at most
 
 
 class Base(NamedTuple):
@@ -45,7 +47,12 @@ NONE = Reference(torch.empty(0, 2), torch.empty(0, 2))
 
 
 def prepare(
-    plan: TrainingPlan, base: Base, train: Any | None, validation: Any | None, stop: StopRequest
+    plan: TrainingPlan,
+    base: Base,
+    train: Any | None,
+    validation: Any | None,
+    journal: Journal,
+    stop: StopRequest,
 ) -> Reference | None:
     """The base model's log-likelihoods of the given rows, from the run's folder where they are there.
 
@@ -63,6 +70,9 @@ def prepare(
             if stop:
                 break
             _save(path, torch.cat(said))
+            if number * LINES // len(parts) != (number + 1) * LINES // len(parts):
+                what = f"the base model was asked for {number + 1} of {len(parts)} parts of the pairs"
+                journal.write("event", {"what": what}, 0)
     if ranks.any_of(bool(stop)):
         return None
     if validation is not None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from conftest import MakePlan, configure, facts, write_rows
+from pairs_of_the_demo import capitals
 
 from smollm3_ft import plan, processes
 from smollm3_ft.config import Config
@@ -93,3 +94,14 @@ def test_nothing_is_spent(tmp_path: Path, tiny: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(processes, "run", pytest.fail)
     made(tmp_path, tiny, facts(20))
     assert [path.name for path in (tmp_path / "runs").iterdir() if not path.name.startswith(".")] == []
+
+
+def test_pairs_are_estimated_as_pairs(tmp_path: Path, tiny: Path, make_plan: MakePlan) -> None:
+    """A preference pair is one sequence of both its documents, in the estimate as in preparation."""
+    given = {"train__method": "dpo", "data__validation": "none", "data__test": "none", "train__batch_size": 2}
+    estimate = made(tmp_path, tiny, capitals(), **given).estimate
+    exact = make_plan(tmp_path / "exact" / "runs", "a", capitals(), **given)
+    assert estimate.tokens == pytest.approx(exact.prepared.tokens, rel=0.01)
+    assert estimate.settings == exact.settings
+    assert estimate.predicted is not None
+    assert estimate.predicted.memory_bytes == exact.predicted.memory_bytes
