@@ -76,6 +76,8 @@ def load_model(plan: TrainingPlan) -> Any:
     model.config.use_cache = False
     if plan.device == "cuda" and devices.has_fused_kernels():
         apply_liger_kernel(model, {"fused_linear_cross_entropy": False})  # logits are made at trained tokens alone
+    if adapter == "qlora":
+        _keep_scales(model)
     return model
 
 
@@ -93,6 +95,15 @@ def _four_bits(computed_in: torch.dtype) -> dict[str, Any]:
         bnb_4bit_compute_dtype=computed_in,
     )
     return {"quantization_config": quantized, "device_map": {"": accelerate.PartialState().device}}
+
+
+def _keep_scales(model: Any) -> None:
+    """On some CPUs bitsandbytes packs weights anew to evaluate, rounding their scales: a resumed run would differ."""
+    import bitsandbytes
+
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _validates(plan: TrainingPlan) -> bool:

@@ -9,7 +9,7 @@ from conftest import MakePlan, facts
 from safetensors.torch import load_file
 from trained import STEPS, Trained, undisturbed
 
-from smollm3_ft import evaluation, scoring, shards, trainers
+from smollm3_ft import batches, evaluation, scoring, shards, trainers
 
 pytestmark = [
     pytest.mark.process,
@@ -42,6 +42,18 @@ def test_the_base_is_of_four_bits(trained: Trained) -> None:
     assert sum(weight.numel() for weight in packed) * 2 == sum(
         module.in_features * module.out_features for name, module in model.named_modules() if name.endswith("_proj")
     )
+
+
+def test_validating_changes_no_weight(trained: Trained) -> None:
+    """A pass in evaluation mode leaves the four bits and their scales as they were: a resumed run has the same."""
+    model = trainers.load_model(trained.plan)
+    with torch.no_grad():
+        inputs = batches.collate([{"input_ids": list(range(20)), "mask": [1] * 20, "lengths": [20]}])
+        del inputs["labels"]
+        model.train()
+        before = model(**inputs).logits
+        model.eval()(**inputs)
+        assert torch.equal(model.train()(**inputs).logits, before)
 
 
 def test_the_adapter_is_merged_into_the_whole_base(trained: Trained, tiny: Path) -> None:
