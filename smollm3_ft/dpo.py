@@ -6,7 +6,6 @@ wrote down before the first step. So there is never a second model.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import peft
@@ -42,7 +41,7 @@ class DpoTrainer(SftTrainer):
         if known is None:
             return None  # told to stop
         self.known = known
-        self.progress.window_start = time.monotonic()  # what it took is no part of the speed of training
+        self.progress.begin_to_time()  # what it took is no part of the speed of training
         if not self.has_adapter:
             self.train_dataset = self.train_dataset.add_column("reference", known.train.tolist())
         return super().train(*given, **options)

@@ -46,10 +46,10 @@ class Progress:
         self.losses = Losses(saved.get("losses"))
         self.best = Best(**saved["best"]) if "best" in saved else Best()
         self.mine: dict[str, Any] = dict.fromkeys(COUNTED, 0)  # what this process did in the step under way
-        self._begin_to_time()
+        self.begin_to_time()
 
-    def _begin_to_time(self) -> None:
-        """What rates are made of: time that passed while the process was away is in none."""
+    def begin_to_time(self) -> None:
+        """Rates and times left are of the steps from here on."""
         self.began, self.timed = time.monotonic(), Counts(float)
 
     def judge(self, logits: torch.Tensor, targets: torch.Tensor) -> None:
@@ -115,5 +115,5 @@ class Progress:
             values |= {"reward_accuracy": preferred, "reward_margin": chosen - rejected}
             values |= {"chosen_reward": chosen, "rejected_reward": rejected}
         self.window = Counts(float)
-        self._begin_to_time()
+        self.begin_to_time()
         return values

@@ -13,7 +13,7 @@ from conftest import MakePlan
 from pairs_of_the_demo import capitals
 from trained import SIGNALLED, STEPS, Trained, attempt, undisturbed
 
-from smollm3_ft import evaluation, journal, losses, pairs, reference, scoring, shards, trainers
+from smollm3_ft import evaluation, fit, journal, losses, pairs, reference, scoring, shards, trainers
 from smollm3_ft.errors import ProcessDied
 from smollm3_ft.fit import TrainingPlan
 
@@ -190,6 +190,10 @@ def test_an_adapter_learns_preferences(trainer: Build, make_plan: MakePlan, tmp_
     assert all(torch.equal(before[name], weight) for name, weight in work.model.named_parameters() if name in before)
 
 
+def base(work: Any) -> reference.Base:
+    return reference.Base(work.model, work.accelerator, work.data_collator)
+
+
 def test_what_the_base_model_says_is_kept(trainer: Build, plan: TrainingPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told to stop in between, what was computed is there; the rest is computed then, and nothing a second time."""
     monkeypatch.setattr(reference, "PAIRS_A_PART", 4)
@@ -201,8 +205,8 @@ def test_what_the_base_model_says_is_kept(trainer: Build, plan: TrainingPlan, mo
         return answers(model, inputs)
 
     monkeypatch.setattr(pairs, "answers", counted)
-    work, folder = trainer(plan), Path(plan.folder) / "reference"
-    given = (plan, work.model, work.accelerator, work.train_dataset, None, work.journal)
+    work, folder = trainer(plan), Path(plan.folder) / "reference" / fit.mark(plan)[:16]
+    given = (plan, base(work), work.train_dataset, None, work.journal)
     assert reference.prepare(*given, Told(after=3)) is None
     assert [path.name for path in folder.iterdir()] == ["train-000000.npy"]
     asked.clear()
@@ -223,6 +227,6 @@ def test_pairs_that_are_never_trained_on_are_not_asked_for(trainer: Build, make_
     """In a short training the base model is asked for its pairs alone."""
     plan = make_plan(tmp_path / "runs", "a", capitals(12), **{**APO, "train__max_steps": 1, "train__warmup_steps": 0})
     work = trainer(plan)
-    known = reference.prepare(plan, work.model, work.accelerator, work.train_dataset, None, work.journal, Told()).train
+    known = reference.prepare(plan, base(work), work.train_dataset, None, work.journal, Told()).train
     assert len(known) > 8
     assert known.isfinite().all(1).sum() == 8

@@ -75,8 +75,6 @@ REFUSED = [
     "publish.quantize=[int8]",
     "publish.demo_space=owner/space",
     "compute.pool=cuda",
-    "compute.num_processes=2",
-    "compute.strategy=fsdp2",
     "data.source=[{source: a.jsonl, format: parquet}]",
 ]
 
