@@ -152,7 +152,7 @@ def plan(make_plan: MakePlan, tmp_path: Path) -> TrainingPlan:
 def test_a_step_is_the_mean_over_its_pairs(trainer: Build, plan: TrainingPlan) -> None:
     """However a step's pairs are taken in parts, its loss is their mean."""
     work = trainer(plan)
-    work.known = reference.prepare(plan, work.model, work.accelerator, work.train_dataset, None, work.journal, Told())
+    work.known = reference.prepare(plan, base(work), work.train_dataset, None, work.journal, Told())
     rows = [{**row, "reference": one} for row, one in zip(work.train_dataset, work.known.train.tolist(), strict=True)]
     with torch.no_grad():
         for weight in work.model.parameters():
@@ -178,7 +178,7 @@ def test_it_begins_at_the_base_model_in_bfloat16_too(
 
 def test_an_adapter_learns_preferences(trainer: Build, make_plan: MakePlan, tmp_path: Path) -> None:
     """With LoRA the margin rises from zero, held to the same model without its adapter, which is never moved."""
-    given = {**APO, **LORA, "train__learning_rate": 2e-2, "train__max_steps": 16}
+    given = {**APO, **LORA, "train__learning_rate": 2e-2, "train__max_steps": 30}
     work = trainer(make_plan(tmp_path / "runs", "a", capitals(), **given))
     before = {name: weight.clone() for name, weight in work.model.named_parameters() if not weight.requires_grad}
     work.train()
