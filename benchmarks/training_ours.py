@@ -27,7 +27,7 @@ ONE_EPOCH = {
 def train(model: Path, rows: Path, out: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Prepare and plan as the steps before the training do, then train. Returns what its process measured."""
     told = {**ONE_EPOCH, **given, "model__name": str(model), "data__source": str(rows), "runs_dir": str(out / "runs")}
-    plan, result = make_plan(_nested(told)), out / "result.json"
+    plan, result = make_plan(nested(told)), out / "result.json"
     before = measure.cpu_seconds()
     paths = (str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
@@ -62,7 +62,7 @@ def _main() -> None:
     files.write_json(result, {**clocks[0].measured(), "journal_s": sum(in_journal)})
 
 
-def _nested(given: dict[str, Any]) -> dict[str, Any]:
+def nested(given: dict[str, Any]) -> dict[str, Any]:
     """`data__source` as `data.source`."""
     nested: dict[str, Any] = {}
     for name, value in given.items():

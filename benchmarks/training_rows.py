@@ -25,18 +25,18 @@ SIZES: dict[str, Any] = {
 }
 
 
-def write_rows(path: Path, count: int) -> None:
+def write_rows(path: Path, count: int, median: int = MEDIAN_WORDS) -> None:
     """A JSON-lines file of conversations, the same bytes each time."""
     random, made = np.random.RandomState(SEED), generated.forms()
     with path.open("w", encoding="utf-8") as file:
-        for words in _words(count, random):
+        for words in _words(count, median, random):
             messages = _conversation(words, random, made)
             file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
 
 
-def _words(count: int, random: np.random.RandomState) -> NDArray[np.int64]:
+def _words(count: int, median: int, random: np.random.RandomState) -> NDArray[np.int64]:
     """Words a conversation: the quantiles of their law, shuffled, so that few rows have its mean and its tail too."""
-    law = NormalDist(float(np.log(MEDIAN_WORDS)), SIGMA)
+    law = NormalDist(float(np.log(median)), SIGMA)
     quantiles = [law.inv_cdf((at + 0.5) / count) for at in range(count)]
     words: NDArray[np.int64] = np.exp(random.permutation(quantiles)).astype(np.int64)
     return words
@@ -57,12 +57,17 @@ def write_model(folder: Path) -> None:
 
     generated.write_model(folder, VOCABULARY, SIZES)
     transformers.logging.disable_progress_bar()
-    words = {**tiny.tokenizer_config(), "pad_token": PAD, "model_max_length": 131072}
-    tiny.write_json(folder / "tokenizer_config.json", words)
+    write_tokenizer_config(folder)
     torch.manual_seed(SEED)
     transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(folder)).save_pretrained(
         folder
     )
+
+
+def write_tokenizer_config(folder: Path) -> None:
+    """With padding that can be told from tokens."""
+    words = {**tiny.tokenizer_config(), "pad_token": PAD, "model_max_length": 131072}
+    tiny.write_json(folder / "tokenizer_config.json", words)
 
 
 def lengths(model: Path, path: Path) -> list[int]:

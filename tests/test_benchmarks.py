@@ -37,6 +37,49 @@ def test_training_ratios_are_between_rows_alike(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.process
+def test_gpu_runs_small_without_one() -> None:
+    """Without a GPU the same code trains at small sizes, says so, predicts, and judges no goal."""
+    found = measured("gpu", "--steps", "3", "--only", "full_ours_packed", "lora_trl_packed_kept")
+    assert found["device"].startswith("no CUDA device, sizes reduced: ")
+    assert {"torch", "trl", "flash-attn", "liger-kernel"} <= set(found["versions"])
+    ours, trl = found["rows"]
+    assert [row["contender"] for row in (ours, trl)] == ["full_ours_packed", "lora_trl_packed_kept"]
+    for row in (ours, trl):
+        assert (row["outcome"], row["mask"], row["precision"]) == ("measured", "all", "bf16")
+        assert row["tokens_per_second"] > 0
+        assert row["mfu"] is None
+    assert ours["predicted_gib"] > 0
+    assert trl["predicted_gib"] is None
+    names = "mfu_full tokens_per_second_lora vs_trl_best memory_error time_error"
+    assert list(found["goals"]) == names.split()
+    assert all((goal["value"], goal["met"]) == (None, False) for goal in found["goals"].values())
+
+
+def test_gpu_goals_are_of_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TRL's better setting counts, the worse of full and LoRA, and a setting that ran out of memory does not."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    gpu = importlib.import_module("gpu")
+
+    def row(name: str, speed: float, **given: Any) -> dict[str, Any]:
+        alike = {"precision": "bf16", "mask": "all", "max_length": 4096, "device": "a GPU", "outcome": "measured"}
+        memory = {"memory_gib": 50.0, "predicted_gib": None, "step_s": 1.0, "predicted_step_s": None, "mfu": 0.4}
+        return {**alike, **memory, "contender": name, "tokens_per_second": speed, **given}
+
+    rows = [
+        row("full_ours_packed", 24_000.0, predicted_gib=55.0, predicted_step_s=0.9),
+        row("full_trl_packed", 16_000.0),
+        row("full_trl_packed_kept", 0.0, outcome="out of memory"),
+        row("lora_ours_packed", 32_000.0, predicted_gib=49.0, predicted_step_s=1.0),
+        row("lora_trl_packed", 16_000.0),
+        row("lora_trl_packed_kept", 20_000.0),
+    ]
+    values = gpu.values_of(rows)
+    assert (values["mfu_full"], values["tokens_per_second_lora"], values["vs_trl_best"]) == (0.4, 32_000.0, 1.5)
+    assert (values["memory_error"], values["time_error"]) == (pytest.approx(0.1), pytest.approx(0.1))
+    assert gpu.values_of(rows[:3])["vs_trl_best"] is None
+
+
+@pytest.mark.process
 def test_data_compares_every_row_and_tells_every_goal() -> None:
     """Tokens and masks are those of TRL, or of the exact reference where a text looks like a special token."""
     found = measured("data", "--rows", "300", "600")
