@@ -53,8 +53,10 @@ COLUMNS = {
     "mfu": "MFU",
     "step_s": "s/step",
     "predicted_step_s": "predicted",
+    "estimated_step_s": "estimated",
     "memory_gib": "peak GiB",
     "predicted_gib": "predicted",
+    "estimated_gib": "estimated",
     "outcome": "outcome",
 }
 
@@ -62,9 +64,7 @@ COLUMNS = {
 def run(name: str, steps: int, folder: Path) -> Row:
     """One contender in a fresh process."""
     words = [name, str(steps), str(folder / "model"), str(folder / "rows.jsonl"), str(folder / name)]
-    found = measure.in_fresh_process(SCRIPT, words, folder / f"{name}.json")
-    print(f"{NAMES[name]}: {found['outcome']}", file=sys.stderr, flush=True)
-    return found
+    return measure.in_fresh_process(SCRIPT, words, folder / f"{name}.json")
 
 
 def described(name: str, found: Row, peak: float | None) -> Row:
@@ -83,11 +83,6 @@ def described(name: str, found: Row, peak: float | None) -> Row:
         "mfu": None if peak is None else sum(one["flops"] for one in steady) / seconds / peak,
         "memory_gib": found["memory_bytes"] / 2**30,
     }
-    if "predicted" in found:
-        row |= {
-            "predicted_step_s": found["predicted"]["step_s"],
-            "predicted_gib": found["predicted"]["memory_bytes"] / 2**30,
-        }
     return row
 
 
@@ -132,7 +127,11 @@ def measure_all(names: list[str], steps: int, folder: Path) -> Row:
     training_rows.write_rows(folder / "rows.jsonl", sizes.rows, sizes.median_words)
     measure.in_fresh_process(SCRIPT, ["model", str(folder / "model")], folder / "model.json")
     peak = devices.peak_flops(device.name)
-    rows = [{**told, **described(name, run(name, steps, folder), peak)} for name in names]
+    rows = []
+    for name in names:
+        rows.append({**told, **described(name, run(name, steps, folder), peak)})
+        seen = {key: rows[-1][key] for key in ("tokens_per_second", "mfu", "memory_gib", "outcome")}
+        print(f"{NAMES[name]}: {seen}", file=sys.stderr, flush=True)  # what is not lost where time runs out
     values = values_of(rows) if on_gpu else dict.fromkeys(GOALS)
     return {"schema_version": 1, **told, "rows": rows, "goals": results.judged(values, GOALS)}
 

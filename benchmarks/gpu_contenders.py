@@ -96,10 +96,13 @@ def write_model(folder: Path) -> Measured:
 
 
 def ours(job: Job, **given: Any) -> Measured:
-    """This project: the plan as the pipeline makes it, and its trainer; nothing is saved."""
+    """This project: the plan as the pipeline makes it, tried on the device, and its trainer; nothing is saved.
+
+    `predicted` is what the plan says, `estimated` what plain arithmetic said before anything was tried.
+    """
     import gpu_clock
 
-    from smollm3_ft import trainers
+    from smollm3_ft import devices, fit, predictions, trainers
     from smollm3_ft.journal import Journal
     from smollm3_ft.processes import StopRequest
 
@@ -124,17 +127,19 @@ def ours(job: Job, **given: Any) -> Measured:
     plan = training_ours.make_plan(training_ours.nested(told))
     trainer = trainers.TRAINERS["sft"](plan, Journal(Path(plan.folder) / "metrics.jsonl", plan.run_id), StopRequest())
     trainer.args.save_strategy = "no"
-    predicted = plan.predicted
+    prepared, predicted = plan.prepared, plan.predicted
+    work = predictions.Work(prepared.sequences, prepared.tokens, prepared.longest, prepared.rows["train"])
+    estimated = fit.predict(plan.config, plan.settings, work, plan.model, devices.detect())
     return {
         **gpu_clock.timed(trainer, job.mode, plan.model),
         "attention": trainer.model.config._attn_implementation,
         "batch": f"{plan.settings.batch_size} x {plan.settings.gradient_accumulation_steps}",
         "gradient_checkpointing": plan.settings.gradient_checkpointing,
         "max_length": plan.config.data.max_length,
-        "predicted": {
-            "memory_bytes": predicted.memory_bytes,
-            "step_s": predicted.seconds / plan.settings.steps,
-        },
+        "predicted_gib": predicted.memory_bytes / 2**30,
+        "predicted_step_s": predicted.seconds / plan.settings.steps,
+        "estimated_gib": estimated.memory_bytes / 2**30,
+        "estimated_step_s": estimated.seconds / plan.settings.steps,
     }
 
 

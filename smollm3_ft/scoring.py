@@ -12,7 +12,7 @@ from torch.nn import functional
 from smollm3_ft import attention, batches, memory
 
 POSITIONS_AT_ONCE = 1024  # of the vocabulary-wide logits, where only the loss is wanted
-LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**29}  # in float32: what a core's cache holds, and what a GPU has to spare
+LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}  # in float32: what a core's cache holds, and what fills a GPU
 
 
 class Score(NamedTuple):

@@ -159,7 +159,7 @@ def test_tokens_take_memory_alike() -> None:
 
 def test_a_piece_of_the_loss() -> None:
     """The prediction knows in what pieces the loss is computed."""
-    assert predictions.LOSS_PIECE == scoring.POSITIONS_AT_ONCE
+    assert scoring.LOGITS_AT_ONCE["cuda"] == predictions.LOGITS_AT_ONCE
 
 
 def test_time_is_the_operations_at_the_device_s_rate() -> None:
