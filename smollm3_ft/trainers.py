@@ -137,6 +137,7 @@ def _arguments(plan: TrainingPlan) -> trl.SFTConfig:
         optim="adamw_torch_fused" if cuda else "adamw_torch",
         bf16=plan.config.model.dtype == "bfloat16",
         use_cpu=not cuda,
+        accelerator_config={"non_blocking": cuda},  # batches go to the device without its work being waited for
         activation_checkpointing=settings.gradient_checkpointing > 0,
         activation_checkpointing_kwargs={"every_n_layers": max(1, settings.gradient_checkpointing)},
         seed=plan.config.seed,

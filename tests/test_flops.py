@@ -1,10 +1,10 @@
-"""Operations are counted as the papers count them, and the peaks of cards are those of their data sheets."""
+"""Operations are counted as the papers count them."""
 
 import pytest
 from conftest import configure
 from test_fit import MILLION, SMOLLM3
 
-from smollm3_ft import devices, flops
+from smollm3_ft import flops
 
 
 def each(length: int, adapter: str = "none", trained: float = 1.0) -> float:
@@ -38,34 +38,3 @@ def test_the_size_of_an_adapter(targets: str | tuple[str, ...], shapes: int) -> 
     sides = [(128, 128), (128, 64), (128, 64), (128, 128), (128, 256), (128, 256), (256, 128)]
     wanted = sides if shapes == 7 else [sides[0], sides[2]]
     assert flops.adapter_parameters(train, MILLION) == 8 * 4 * sum(map(sum, wanted))
-
-
-@pytest.mark.parametrize(
-    ("name", "tera"),
-    [
-        ("NVIDIA H100 80GB HBM3", 989),
-        ("NVIDIA H100 PCIe", 756),
-        ("NVIDIA H100 NVL", 835),
-        ("NVIDIA H200", 989),
-        ("NVIDIA A100-SXM4-80GB", 312),
-        ("NVIDIA A100-PCIE-40GB", 312),
-        ("NVIDIA A10G", 70),
-        ("NVIDIA L4", 121),
-        ("NVIDIA L40S", 362),
-        ("NVIDIA GeForce RTX 4090", 165),
-        ("NVIDIA RTX 6000 Ada Generation", 364),
-        ("Tesla T4", 65),
-    ],
-)
-def test_the_peak_of_a_card(name: str, tera: float) -> None:
-    """A card is known by the name that its driver gives it."""
-    assert devices.peak_flops(name) == tera * 1e12
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["2 CPU cores", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 4090 D", "NVIDIA H100 MIG 1g.10gb", "X1"],
-)
-def test_an_unknown_card_has_no_peak(name: str) -> None:
-    """No share of a peak is told where the peak is not known."""
-    assert devices.peak_flops(name) is None
