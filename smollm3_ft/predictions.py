@@ -11,7 +11,7 @@ from smollm3_ft.devices import Device
 from smollm3_ft.models import BYTES, ModelPlan
 
 LIBRARIES = 650 * 2**20  # bytes that torch and what it loads take before any model, on the CPU as on CUDA
-LOGITS_AT_ONCE = 2**27  # in float32, twice: as scoring has them on a GPU
+LOGITS_AT_ONCE = 2**27  # as scoring has them on a GPU
 SPLITTING = 500  # tokens whose time a micro-batch takes beside its own: weights are cast, and gradients added, again
 
 
@@ -53,10 +53,10 @@ def memory(config: Config, model: ModelPlan, device: Device, micro: Micro) -> in
     residual = 4 if full else item
     kept = (model.layers - again) * layer + again * residual * model.hidden + 4 * residual * model.hidden
     kept += layer if again else 0  # the one that is made again
-    logits = item * model.vocabulary * micro.tokens
-    piece = 8 * min(LOGITS_AT_ONCE, model.vocabulary * micro.tokens)
+    logits = 4 * model.vocabulary * micro.tokens  # accelerate turns what a model says into float32, all at once
+    piece = 4 * min(LOGITS_AT_ONCE, model.vocabulary * micro.tokens)
     standing = held + micro.tokens * kept + (gradients if micro.accumulates else 0)
-    forward = standing + copies + logits
+    forward = standing + copies + logits * (4 + item) // 4
     backward = standing + copies * (model.layers - again) // model.layers + 2 * logits + piece
     return LIBRARIES + max(forward, backward, held + gradients + copies // model.layers)
 

@@ -124,8 +124,9 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         if "loss" not in logs:
             return
         left = self.state.max_steps - self.state.global_step
+        peak = devices.peak_flops(self.plan.device_name)
         values = {
-            **self.progress.line(left, devices.peak_flops(self.plan.device_name)),
+            **self.progress.line(left, peak and peak * ranks.count()),
             "learning_rate": float(logs["learning_rate"]),
             "grad_norm": float(logs.get("grad_norm", math.nan)),
             "epoch": float(self.state.epoch or 0.0),

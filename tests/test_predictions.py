@@ -140,14 +140,13 @@ def test_memory_of_the_weights(adapter: str, dtype: str, bytes_each: int) -> Non
 
 
 def test_smollm3_in_full_on_80_gib() -> None:
-    """Full training of SmolLM3-3B on 4,096 tokens fits a GPU of 80 GiB, with fused kernels nothing made again."""
+    """Full training of SmolLM3-3B on 4,096 tokens fits a GPU of 80 GiB with few activations made again."""
     config = configure(model__dtype="bfloat16")
     needed = [
         predictions.memory(config, SMOLLM3, GPU._replace(fused=fused), Micro(4096, every, accumulates=True)) / 2**30
-        for fused, every in ((True, 0), (False, 0), (False, 4))
+        for fused, every in ((True, 12), (False, 4), (True, 0), (False, 6))
     ]
-    assert needed[0] < 0.9 * 80 < needed[1]
-    assert needed[2] < 0.9 * 80
+    assert max(needed[:2]) < 0.9 * 80 < min(needed[2:])
 
 
 def test_tokens_take_memory_alike() -> None:
