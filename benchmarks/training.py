@@ -22,7 +22,8 @@ SCRIPT = Path(__file__).parent / "training_contenders.py"
 ROWS_A_STEP = 8  # of the contenders that pad
 SKIPPED = 2  # steps, while everything warms up
 NAMES = {
-    "fixed_width": "fixed-width script",
+    "fixed_width": "fixed width, the older launcher",
+    "fixed_width_plain": "fixed width, transformers' trainer",
     "trl_defaults": "TRL, defaults",
     "trl_dynamic": "TRL, assistant-only loss",
     "trl_packing": "TRL, packing",
@@ -31,7 +32,14 @@ NAMES = {
     "ours": "this project",
     "ours_bf16": "this project, bf16",
 }
-MASK = {"fixed_width": "all", "trl_defaults": "all", "ours_all": "all"}  # the others: assistant
+LEVERS = {  # a contender without one of them, and the one with all
+    "all_square": ("attention per document, not one masked square", "ours_all"),
+    "all_entropy": ("no entropy of all logits in each step", "ours_all"),
+    "all_gradient": ("the loss makes its gradient, in pieces", "ours_all"),
+    "all_small_pages": ("large pages of memory", "ours_all"),
+    "every_position": ("logits at trained positions alone", "ours"),
+}
+ALL = ("fixed_width", "fixed_width_plain", "trl_defaults")  # a loss on all tokens; and those with "all" in their name
 GOALS = {
     "vs_fixed_width": (">=", 7),
     "vs_trl_defaults": (">=", 3.5),
@@ -71,7 +79,7 @@ def described(name: str, found: Row, tokens: int) -> Row:
     kept = ("precision", "gradient_checkpointing", "threads", "peak_memory_mib")
     return {
         "contender": name,
-        "mask": MASK.get(name, "assistant"),
+        "mask": "all" if name in ALL or "all" in name.split("_") else "assistant",
         **{key: found[key] for key in kept},
         "steps": len(steady),
         "cpu_s": seconds,
@@ -111,9 +119,9 @@ def measure_all(steps: int, folder: Path) -> Row:
     training_rows.write_model(folder / "model")
     training_rows.write_rows(folder / "rows.jsonl", steps * ROWS_A_STEP)
     tokens = sum(training_rows.lengths(folder / "model", folder / "rows.jsonl"))
-    found = {name: run(name, folder) for name in (*NAMES, "same_batches")}
+    found = {name: run(name, folder) for name in (*NAMES, *LEVERS, "same_batches")}
     told: dict[str, Any] = {"device": measure.processor(), "versions": versions()}
-    rows = [{**told, **described(name, found[name], tokens)} for name in NAMES]
+    rows = [{**told, **described(name, found[name], tokens)} for name in (*NAMES, *LEVERS)]
     losses = compared(found["ours"], found["same_batches"])
     values = {
         "vs_fixed_width": ratio(rows, "ours_all", "fixed_width"),
@@ -122,9 +130,14 @@ def measure_all(steps: int, folder: Path) -> Row:
         "loss_difference": losses["largest_difference"],
         "journal_share": found["ours"]["journal_s"] / _sum(found["ours"]["steps"], "wall_s"),
     }
-    beside = {"vs_trl_packing_kept": round(ratio(rows, "ours", "trl_packing_kept"), 4)}
+    beside = {
+        "vs_fixed_width_plain": round(ratio(rows, "ours_all", "fixed_width_plain"), 4),
+        "vs_trl_packing_kept": round(ratio(rows, "ours", "trl_packing_kept"), 4),
+    }
+    levers = {name: round(ratio(rows, full, name), 4) for name, (_, full) in LEVERS.items()}
     judged = results.judged(values, GOALS)
-    return {"schema_version": 1, **told, "rows": rows, "losses": losses, "goals": judged, "beside": beside}
+    told |= {"rows": rows, "losses": losses, "levers": levers, "beside": beside}
+    return {"schema_version": 1, **told, "goals": judged}
 
 
 def versions() -> dict[str, str]:
@@ -142,10 +155,13 @@ def table(result: Row) -> str:
             results.versions(result["versions"]),
             "Ratios compare tokens a CPU-second of rows of equal mask in float32.",
             "",
-            *results.rows(result["rows"], NAMES, COLUMNS),
+            *results.rows(result["rows"], NAMES | {name: f"without {name}" for name in LEVERS}, COLUMNS),
+            "",
+            "What each lever alone is worth, all else as it is:",
+            *(f"{what:46} x {result['levers'][name]:.2f}" for name, (what, _) in LEVERS.items()),
             "",
             told,
-            f"vs_trl_packing without TRL's gradient checkpointing: {result['beside']['vs_trl_packing_kept']}",
+            *(f"{name}: {value}" for name, value in result["beside"].items()),
             "",
             *results.goals(result["goals"]),
         ]

@@ -63,12 +63,16 @@ def _now() -> tuple[float, float]:
     return measure.cpu_seconds(), time.perf_counter()
 
 
+def _checkpoints_gradients(trainer: Any) -> bool:
+    return bool(trainer.args.gradient_checkpointing or trainer.model.is_gradient_checkpointing)
+
+
 def watch(trainer: Any) -> Clock:
     """A clock on a trainer that has not begun."""
     clock, step = Clock(trainer.processing_class.pad_token_id), trainer.training_step
     clock.settings = {
         "precision": "bf16" if trainer.args.bf16 else str(trainer.model.dtype).removeprefix("torch."),
-        "gradient_checkpointing": "on" if trainer.args.gradient_checkpointing else "off",
+        "gradient_checkpointing": "on" if _checkpoints_gradients(trainer) else "off",
         "threads": torch.get_num_threads(),
     }
 

@@ -35,7 +35,7 @@ OURS = {
     "train__learning_rate": LEARNING_RATE,
     "train__logging_steps": 1,  # the most that the journal can be asked for
 }
-
+ALL = {"data__loss_on": "all"}
 
 Measured = dict[str, Any]
 
@@ -49,31 +49,41 @@ class Job(NamedTuple):
 
 
 def fixed_width(job: Job) -> Measured:
-    """The older kind of script: every row padded or cut to the full width, a loss on all but the padding."""
+    """The older launcher: TRL's trainer on rows that are padded or cut to one width, gradient checkpointing."""
+    from trl import SFTTrainer
+
+    return _fixed_width(job, SFTTrainer, checkpointing=True)
+
+
+def fixed_width_plain(job: Job) -> Measured:
+    """The same rows with less around them: transformers' trainer, activations kept."""
+    from transformers import Trainer
+
+    return _fixed_width(job, Trainer, checkpointing=False)
+
+
+def _fixed_width(job: Job, trainer: Any, checkpointing: bool) -> Measured:
     from datasets import load_dataset
-    from transformers import (
-        AutoModelForCausalLM,
-        AutoTokenizer,
-        DataCollatorForLanguageModeling,
-        Trainer,
-        TrainingArguments,
-    )
+    from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForLanguageModeling, TrainingArguments
 
     tokenizer = AutoTokenizer.from_pretrained(job.model)
+    model = AutoModelForCausalLM.from_pretrained(job.model)
+    if checkpointing:
+        model.gradient_checkpointing_enable()
 
     def prepare(batch: dict[str, Any]) -> Any:
         texts = [tokenizer.apply_chat_template(row, tokenize=False) for row in batch["messages"]]
         return tokenizer(texts, truncation=True, padding="max_length", max_length=MAX_LENGTH)
 
     rows = load_dataset("json", data_files=str(job.rows), cache_dir=str(job.out / "cache"), split="train")
-    trainer = Trainer(
-        model=AutoModelForCausalLM.from_pretrained(job.model),
+    made = trainer(
+        model=model,
         args=TrainingArguments(output_dir=str(job.out / "trainer"), **_alike()),
         train_dataset=rows.map(prepare, batched=True, remove_columns=rows.column_names),
         processing_class=tokenizer,
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
     )
-    return _trained(trainer)
+    return _trained(made)
 
 
 def trl(job: Job, **settings: Any) -> Measured:
@@ -145,20 +155,36 @@ def _trained(trainer: Any) -> Measured:
     return {**found, "to_first_step_s": found["first_step_at"] - psutil.Process().create_time()}
 
 
-def ours(job: Job, **given: Any) -> Measured:
-    return training_ours.train(job.model, job.rows, job.out, {**OURS, **given})
+def ours(job: Job, *without: str, **given: Any) -> Measured:
+    """This project, perhaps without one of its levers."""
+    return training_ours.train(job.model, job.rows, job.out, {**OURS, **given}, without)
+
+
+def small_pages(job: Job) -> Measured:
+    os.environ["THP_MEM_ALLOC_ENABLE"] = "0"  # a value of one's own wins
+    return ours(job, **ALL)
+
+
+def without(lever: str, **given: Any) -> Callable[[Job], Measured]:
+    return lambda job: ours(job, lever, **given)
 
 
 CONTENDERS: dict[str, Callable[[Job], Measured]] = {
     "fixed_width": fixed_width,
+    "fixed_width_plain": fixed_width_plain,
     "trl_defaults": trl,
     "trl_dynamic": partial(trl, assistant_only_loss=True),
     "trl_packing": partial(trl, **PACKING),
     "trl_packing_kept": partial(trl, **PACKING, gradient_checkpointing=False),
-    "ours_all": partial(ours, data__loss_on="all"),
+    "ours_all": partial(ours, **ALL),
     "ours": ours,
     "ours_bf16": partial(ours, model__dtype="bfloat16"),
     "same_batches": same_batches,
+    "all_square": partial(ours, **ALL, model__attention="sdpa"),
+    "all_entropy": without("entropy", **ALL),
+    "all_gradient": without("gradient", **ALL),
+    "all_small_pages": small_pages,
+    "every_position": without("positions"),
 }
 
 

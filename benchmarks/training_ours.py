@@ -1,12 +1,13 @@
 """This project's training as a benchmark sees it: the pipeline's steps one after the other, without the pipeline.
 
-The training process is the project's own, started as the pipeline starts it, with a clock on its trainer:
-python -m training_ours PLAN RESULT
+The training process is the project's own, started as the pipeline starts it, with a clock on its trainer, and with one
+of `training_levers.py` switched off where that is asked for: python -m training_ours PLAN RESULT [LEVER]
 """
 
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,14 @@ ONE_EPOCH = {
 }
 
 
-def train(model: Path, rows: Path, out: Path, given: dict[str, Any]) -> dict[str, Any]:
+def train(model: Path, rows: Path, out: Path, given: dict[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:
     """Prepare and plan as the steps before the training do, then train. Returns what its process measured."""
     told = {**ONE_EPOCH, **given, "model__name": str(model), "data__source": str(rows), "runs_dir": str(out / "runs")}
     plan, result = make_plan(nested(told)), out / "result.json"
     before = measure.cpu_seconds()
     paths = (str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    processes.run(Path(__file__).stem, f"{plan.folder}/plan.json", str(result), on_line=print)
+    processes.run(Path(__file__).stem, f"{plan.folder}/plan.json", str(result), *without, on_line=print)
     found = files.read_json(result)
     found["to_first_step_s"] = found.pop("first_step_at") - psutil.Process().create_time()
     found["to_first_step_cpu_s"] += before
@@ -44,7 +45,12 @@ def _main() -> None:
 
     from smollm3_ft import journal, trainers, training
 
-    result = Path(sys.argv.pop())
+    result, *without = (Path(sys.argv[2]), *sys.argv[3:])
+    del sys.argv[2:]
+    if without:
+        import training_levers
+
+        training_levers.OFF[without[0]]()
     clocks, make, write, in_journal = [], trainers.TRAINERS["sft"], journal.Journal.write, []
 
     def watched(*words: Any) -> Any:
