@@ -171,7 +171,7 @@ def table(result: Row) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
-    parser.add_argument("--steps", type=int, default=16, metavar="N", help=f"of {ROWS_A_STEP} rows (16)")
+    parser.add_argument("--steps", type=int, default=12, metavar="N", help=f"of {ROWS_A_STEP} rows (12)")
     given = parser.parse_args()
     if given.steps < 5:
         parser.error(f"--steps: fewer than 5 leave nothing after the first {SKIPPED} of packed ones")

@@ -36,6 +36,14 @@ def test_training_ratios_are_between_rows_alike(monkeypatch: pytest.MonkeyPatch)
         training.ratio(rows, "ours_all", "trl_packing")
 
 
+def test_training_tells_of_every_contender(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a row in the table, or gives the losses that this project's are compared with."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    training, contenders = (importlib.import_module(name) for name in ("training", "training_contenders"))
+    assert set(contenders.CONTENDERS) == {*training.NAMES, *training.LEVERS, "same_batches"}
+    assert {full for _, full in training.LEVERS.values()} <= set(training.NAMES)
+
+
 @pytest.mark.process
 def test_gpu_runs_small_without_one() -> None:
     """Without a GPU the same code trains at small sizes, says so, predicts, and judges no goal."""
