@@ -39,20 +39,23 @@ TRAIN: Row = {
     "batch_size": 2,
     "effective_batch_size": 4,
 }
-LORA: Row = {"adapter": "lora", "lora": {"r": 4, "dropout": 0.1}}
-LORA_EVERY = 4  # a smaller part
+EVERY = 8  # of the points of the smaller parts, one
+PARTS: dict[str, Row] = {
+    "lora": {"adapter": "lora", "lora": {"r": 4, "dropout": 0.1}},
+    "best": {"early_stopping_patience": 1, "learning_rate": 0.1, "warmup_steps": 0},  # the model is not the last one
+}
 NAMES = {
     "killed": "killed before an operation",
     "half": "killed in the middle of a write",
     "random": "killed at a random time",
-    "again": "killed, then killed resuming",
-    "power": "power cut, unflushed bytes lost",
+    "again": "killed, and killed while resuming",
+    "power": "power cut: unflushed bytes are lost",
     "full": "disk full from an operation on",
     "full_half": "disk full in the middle of a write",
-    "lora_killed": "LoRA, killed before an operation",
-    "lora_half": "LoRA, killed in the middle of a write",
-    "lora_full": "LoRA, disk full from an operation on",
-    "lora_full_half": "LoRA, full in the middle of a write",
+    "lora_killed": "LoRA: killed",
+    "lora_full": "LoRA: disk full",
+    "best_killed": "early stopping: killed",
+    "best_full": "early stopping: disk full",
 }
 COLUMNS = {
     "points": "points",
@@ -61,7 +64,6 @@ COLUMNS = {
     "bit_identical": "bit-identical",
     "steps_again": "steps again",
     "files_left": "files left",
-    "wall_s": "wall s",
 }
 GOALS = {
     "kill_points": (">=", 300),
@@ -70,6 +72,9 @@ GOALS = {
     "disk_full_named": ("=", 1),
     "disk_full_resumed": ("=", 1),
 }
+
+
+Attempts = tuple[Attempt, ...]  # with faults, one after the other
 
 
 class Place(NamedTuple):
@@ -82,34 +87,39 @@ class Place(NamedTuple):
 
 def measure_all(place: Place, every: int) -> Row:
     """Every row of the table, and the goals. `every`: of so many points, one."""
-    plan = make_plan(place, "whole")
     device = {"device": measure.processor(), "versions": versions()}
+    plan = make_plan(place, "whole")
     told = {**device, "precision": plan.config.model.dtype, "mask": "assistant"}
     whole = undisturbed(place, plan)
-    first = whole.ends[0]
-    drawn = random.Random(SEED)
-    times = [Attempt("kill at", drawn.uniform(0, first.seconds)) for _ in range(AT_RANDOM)]
-    saved = next(one.number for one in first.operations if one.kind == "rename" and one.other.endswith("-2"))
-    resumed = trials(place, plan, "resumed", [(Attempt("kill after", saved),)])[0].ends[-1]
-    of_resumed = crash_trials.kills(resumed.operations)
-    points: dict[str, Sequence[tuple[Attempt, ...]]] = {
-        **groups(crash_trials.kills(first.operations), "killed", "half"),
-        "random": [(one,) for one in times],
-        "again": [(Attempt("kill after", saved), one) for one in of_resumed[::4]],
-        "power": [(one,) for one in crash_trials.power_cuts(first.operations)],
-        **groups(crash_trials.full_disks(first.operations), "full", "full_half"),
-    }
-    rows = [judged(place, plan, name, attempts[::every], whole, told) for name, attempts in points.items()]
-    lora_plan = make_plan(place, "lora", **LORA)
-    lora = undisturbed(place, lora_plan)
-    small = {
-        **groups(crash_trials.kills(lora.ends[0].operations), "lora_killed", "lora_half"),
-        **groups(crash_trials.full_disks(lora.ends[0].operations), "lora_full", "lora_full_half"),
-    }
-    rows += [
-        judged(place, lora_plan, name, attempts[:: LORA_EVERY * every], lora, told) for name, attempts in small.items()
-    ]
+    rows = rows_of(place, plan, {kind: given[::every] for kind, given in points(place, plan, whole).items()}, whole)
+    for name, train in PARTS.items():
+        plan = make_plan(place, name, **train)
+        whole = undisturbed(place, plan)
+        operations = whole.ends[0].operations
+        kinds = {"killed": crash_trials.kills(operations), "full": crash_trials.full_disks(operations)}
+        chosen = {f"{name}_{kind}": [(one,) for one in found[:: EVERY * every]] for kind, found in kinds.items()}
+        rows += rows_of(place, plan, chosen, whole)
+    rows = [{**row, **told} for row in rows]
     return {"schema_version": 1, **device, "rows": rows, "goals": goals_of(rows)}
+
+
+def points(place: Place, plan: Any, whole: Outcome) -> dict[str, list[Attempts]]:
+    """What is tried with full fine-tuning: the attempts of every row."""
+    operations, seconds = whole.ends[0].operations, whole.ends[0].seconds
+    kills, full = crash_trials.kills(operations), crash_trials.full_disks(operations)
+    drawn = random.Random(SEED)
+    saved = next(one for one in operations if one.kind == "rename" and one.other == f"checkpoints/checkpoint-{SAVE_STEPS}")
+    first = Attempt("kill after", saved.number)
+    resumed = trials(place, plan, "resumed", [(first,)])[0].ends[-1].operations
+    return {
+        "killed": [(one,) for one in kills if one.fault != "kill half"],
+        "half": [(one,) for one in kills if one.fault == "kill half"],
+        "random": [(Attempt("kill at", drawn.uniform(0, seconds)),) for _ in range(AT_RANDOM)],
+        "again": [(first, one) for one in crash_trials.kills(resumed)[::EVERY]],
+        "power": [(one,) for one in crash_trials.power_cuts(operations)],
+        "full": [(one,) for one in full if one.fault == "full"],
+        "full_half": [(one,) for one in full if one.fault == "full half"],
+    }
 
 
 def make_plan(place: Place, name: str, **train: Any) -> Any:
@@ -136,56 +146,50 @@ def undisturbed(place: Place, plan: Any) -> Outcome:
     return whole
 
 
-def trials(place: Place, plan: Any, name: str, attempts: Sequence[tuple[Attempt, ...]]) -> list[Outcome]:
+def trials(place: Place, plan: Any, name: str, attempts: Sequence[Attempts]) -> list[Outcome]:
     """Each tuple of attempts, with an undisturbed one behind it."""
     runs = place.folder / "trials"
     jobs = [
-        Job(f"{name}-{at}", str(runs / f"{name}-{at}"), plan.folder, (*given, Attempt(tell=not at)))
+        Job(f"{name}-{at}", str(runs / f"{name}-{at}"), plan.folder, (*given, Attempt(tell=len(attempts) == 1)))
         for at, given in enumerate(attempts)
     ]
     return crash_trials.run(jobs, place.folder / name, place.shim, place.workers)
 
 
-def groups(attempts: Sequence[Attempt], whole: str, half: str) -> dict[str, list[tuple[Attempt, ...]]]:
-    """Attempts whose fault falls into the middle of a write, and the others."""
-    halves = [(one,) for one in attempts if one.fault.endswith("half")]
-    return {whole: [(one,) for one in attempts if not one.fault.endswith("half")], half: halves}
-
-
-def judged(
-    place: Place, plan: Any, name: str, attempts: Sequence[tuple[Attempt, ...]], whole: Outcome, told: Row
-) -> Row:
-    """A row of the table: trials of one kind."""
+def rows_of(place: Place, plan: Any, kinds: dict[str, list[Attempts]], whole: Outcome) -> list[Row]:
+    """A row of the table for each kind of trial, all of them made in one go."""
     began = time.monotonic()
-    outcomes = trials(place, plan, name, attempts)
-    is_full = "full" in name
-    for outcome, given in zip(outcomes, attempts, strict=True):
-        if not outcome.same_as(whole) or (is_full and not outcome.names_the_disk()):
-            _say(f"{name} {given}: {outcome.ends}")
-    row = {
-        "contender": name,
-        **told,
-        "points": len(outcomes),
-        "as_meant": sum(is_as_meant(one, given) for one, given in zip(outcomes, attempts, strict=True)),
+    outcomes = iter(trials(place, plan, plan.name, [one for given in kinds.values() for one in given]))
+    rows = [judged(kind, [(one, next(outcomes)) for one in given], whole) for kind, given in kinds.items()]
+    _say(f"{plan.name}: {sum(map(len, kinds.values()))} points in {time.monotonic() - began:.0f} s")
+    return rows
+
+
+def judged(kind: str, found: list[tuple[Attempts, Outcome]], whole: Outcome) -> Row:
+    """What became of the trials of one kind."""
+    is_full, outcomes = "full" in kind, [outcome for _, outcome in found]
+    for given, one in found:
+        if not one.same_as(whole) or one.left_over(whole) or (is_full and not one.names_the_disk()):
+            ends = [end._replace(operations=end.operations[-1:]) for end in one.ends]
+            _say(f"{NAMES[kind]}: {given}: left {one.left_over(whole)}, {ends}")
+    return {
+        "contender": kind,
+        "points": len(found),
+        "as_meant": sum(is_as_meant(one, given) for given, one in found),
         "disk_named": sum(one.names_the_disk() for one in outcomes) if is_full else "-",
         "bit_identical": sum(one.same_as(whole) for one in outcomes),
-        "steps_again": max(one.steps_repeated for one in outcomes),
+        "steps_again": max((one.steps_repeated for one in outcomes), default=0),
         "files_left": sum(bool(one.left_over(whole)) for one in outcomes),
         "explained": all(end.explained for one in outcomes for end in one.ends),
-        "wall_s": time.monotonic() - began,
     }
-    _say(f"{NAMES[name]}: {row['points']} points, {row['bit_identical']} identical, {row['wall_s']:.0f} s")
-    return row
 
 
-def is_as_meant(outcome: Outcome, attempts: tuple[Attempt, ...]) -> bool:
+def is_as_meant(outcome: Outcome, attempts: Attempts) -> bool:
     """Whether each fault struck, and where it was to: the process was killed, or refused room, at that operation."""
     for end, given in zip(outcome.ends, attempts, strict=False):
         struck = end.code == KILLED if given.fault.startswith("kill") else end.code == processes.FAILED
         last = end.operations[-1].number if end.operations else 0
-        if not struck or (
-            given.fault in crash_operations.FAULTS and given.fault.startswith("kill") and last != given.at
-        ):
+        if not struck or (given.fault in crash_operations.FAULTS and given.fault.startswith("kill") and last != given.at):
             return False
     return True
 

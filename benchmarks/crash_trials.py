@@ -150,11 +150,13 @@ def kills(operations: Sequence[Operation]) -> list[Attempt]:
 
 
 def power_cuts(operations: Sequence[Operation]) -> list[Attempt]:
-    """Before each operation that others must have been flushed for, and those that flush."""
-    return [Attempt("kill before", one.number, power=True) for one in operations if one.kind not in ("write", "close")]
+    """Before each operation that relies on what was flushed before it, and those that flush."""
+    kinds = ("rename", "fsync", "unlink", "rmdir")
+    return [Attempt("kill before", one.number, power=True) for one in operations if one.kind in kinds]
 
 
 def full_disks(operations: Sequence[Operation]) -> list[Attempt]:
-    """From each operation on that needs room, and from the middle of each write."""
-    points = [Attempt("full", one.number) for one in operations if one.kind in NEEDS_ROOM]
+    """From the middle of each write, and from each other operation on that needs room, or from a line of the journal."""
+    others = [one for one in operations if one.kind in NEEDS_ROOM and (one.kind != "write" or "/" not in one.path)]
+    points = [Attempt("full", one.number) for one in others]
     return points + [Attempt("full half", one.number) for one in operations if one.kind == "write"]

@@ -42,8 +42,10 @@ class Journal:
         self._ids = {record.id for record in records}
         self._written = Counter(record.kind for record in records)
         self._lock = threading.Lock()
+        is_new = not path.exists()
         self._file = path.open("a", encoding="utf-8")
-        files.sync_folder(path.parent)  # the file itself, if it is new, and not only what is in it
+        if is_new:
+            files.sync_folder(path.parent)  # its entry there, and not only what will be in it
 
     def write(self, kind: Kind, values: dict[str, Any], step: int | None = None) -> None:
         """Append a record. Training and evaluation records are known by their step: a second one is skipped."""

@@ -117,7 +117,10 @@ def child(work: Callable[[], None]) -> int:
 
 def beat() -> None:
     """Say to the parent that this child goes on."""
-    print(BEAT, flush=True)  # noqa: T201  # the parent listens
+    try:
+        print(BEAT, flush=True)  # noqa: T201  # the parent listens
+    except BrokenPipeError:  # or it is gone, which `StopRequest` sees: what is said from now on is for nobody
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class StopRequest:

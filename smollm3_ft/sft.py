@@ -257,4 +257,8 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         files.write_json(staged / PROGRESS, self.progress.saved())
         self.journal.sync()
         checkpoints.publish(staged, self.folder)
+        self.rotate()
+
+    def rotate(self) -> None:
+        """Keep as many checkpoints as was said, and the best."""
         checkpoints.rotate(self.folder, self.plan.config.train.save_total_limit, self.progress.best.step)

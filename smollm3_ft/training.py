@@ -51,6 +51,7 @@ def _train_to_the_end(plan: TrainingPlan, folder: Path, stop: processes.StopRequ
     step = checkpoints.step(checkpoint) if checkpoint else 0
     if checkpoint:
         trainer.progress = Progress(files.read_json(checkpoint / PROGRESS))
+        ranks.from_first(trainer.rotate)  # a kill may have come between its save and the rotation behind that
     journal.write("event", {"what": "resumed" if checkpoint else "started"}, step)
     _train(trainer, plan, checkpoint)
     stopped = ranks.any_of(bool(stop)) and not trainer.is_last(trainer.state.global_step)

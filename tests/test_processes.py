@@ -300,3 +300,13 @@ def test_no_thread_is_left(program: Program) -> None:
     before = threading.active_count()
     output(program("print(1)"))
     assert threading.active_count() == before
+
+
+def test_a_beat_that_nobody_hears_ends_nothing() -> None:
+    """A child whose parent was killed goes on to where it saves: what it says then is lost, and no failure."""
+    code = "from smollm3_ft import processes; processes.beat(); processes.beat(); print('saved')"
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
