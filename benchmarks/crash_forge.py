@@ -6,6 +6,7 @@ with a fault. Forks are made before torch or the tokenizers start a thread.
 """
 
 import ctypes
+import gc
 import json
 import mmap
 import os
@@ -30,9 +31,14 @@ _steps = mmap.mmap(-1, 8)  # the last step that a child has made, told by it
 
 def main() -> None:
     """Every job of a file, and what became of it in another, a line each."""
+    from transformers import conversion_mapping
+
     from smollm3_ft import training
 
     _count_steps()
+    conversion_mapping.get_checkpoint_conversion_mapping("smollm3")  # as an import: 957 patterns are compiled once
+    gc.collect()
+    gc.freeze()  # what is imported is not looked through, and so not copied, in every child
     os.environ[processes.PARENT] = str(os.getpid())
     jobs = [Job.read(line) for line in Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()]
     with Path(sys.argv[2]).open("w", encoding="utf-8") as results:
