@@ -14,7 +14,8 @@ from smollm3_ft import files, fit, journal, processes, records
 
 HERE = Path(__file__).parent
 KILLED = -9
-TIMED = ("tokens_per_second", "memory_bytes", "peak_memory_bytes", "resumed_from")  # values that may differ
+# Values that may differ.
+TIMED = ("tokens_per_second", "seconds_left", "mfu", "memory_bytes", "peak_memory_bytes", "resumed_from")
 
 
 class Attempt(NamedTuple):
