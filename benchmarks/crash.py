@@ -108,8 +108,8 @@ def points(place: Place, plan: Any, whole: Outcome) -> dict[str, list[Attempts]]
     operations, seconds = whole.ends[0].operations, whole.ends[0].seconds
     kills, full = crash_trials.kills(operations), crash_trials.full_disks(operations)
     drawn = random.Random(SEED)
-    saved = next(one for one in operations if one.kind == "rename" and one.other == f"checkpoints/checkpoint-{SAVE_STEPS}")
-    first = Attempt("kill after", saved.number)
+    saved = f"checkpoints/checkpoint-{SAVE_STEPS}"
+    first = Attempt("kill after", next(one.number for one in operations if one.kind == "rename" and one.other == saved))
     resumed = trials(place, plan, "resumed", [(first,)])[0].ends[-1].operations
     return {
         "killed": [(one,) for one in kills if one.fault != "kill half"],
@@ -189,7 +189,7 @@ def is_as_meant(outcome: Outcome, attempts: Attempts) -> bool:
     for end, given in zip(outcome.ends, attempts, strict=False):
         struck = end.code == KILLED if given.fault.startswith("kill") else end.code == processes.FAILED
         last = end.operations[-1].number if end.operations else 0
-        if not struck or (given.fault in crash_operations.FAULTS and given.fault.startswith("kill") and last != given.at):
+        if not struck or (given.fault in crash_operations.KILLS and last != given.at):
             return False
     return True
 

@@ -69,7 +69,7 @@ def _attempt(folder: Path, attempt: Attempt, train: Callable[[], None]) -> dict[
     code = _wait(child, attempt.at if attempt.fault == "kill at" else None)
     seconds = time.monotonic() - began
     operations, after = crash_operations.read(log), crash_operations.sizes(folder)
-    explained = {path: file.size for path, file in crash_operations.explained(operations, before).items()} == after
+    explained = crash_operations.explain(operations, before, after, finished=code == 0)
     if attempt.power:
         crash_operations.cut_power(folder, operations, before)
     begins = _begun(folder)[begun:]
@@ -95,10 +95,7 @@ def _train(folder: Path, attempt: Attempt, train: Callable[[], None], output: Pa
         for number in (1, 2):
             os.dup2(words, number)
         written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        kind = crash_operations.FAULTS.index(attempt.fault) if attempt.fault in crash_operations.FAULTS else 0
-        error = ctypes.CDLL(sys.argv[3]).crash_arm(str(folder).encode(), written, kind, ctypes.c_long(int(attempt.at)))
-        if error:
-            raise OSError(error, "the shim cannot trap system calls")
+        _arm(folder, written, attempt)
         sys.argv = ["training", str(folder / "plan.json")]
         code = processes.child(train)
     except SystemExit as end:
@@ -108,6 +105,14 @@ def _train(folder: Path, attempt: Attempt, train: Callable[[], None], output: Pa
     finally:
         sys.stdout.flush()
         os._exit(code)
+
+
+def _arm(folder: Path, log: int, attempt: Attempt) -> None:
+    """Have this process's operations counted, with the attempt's fault if it is the shim's."""
+    kind = crash_operations.FAULTS.index(attempt.fault) if attempt.fault in crash_operations.FAULTS else 0
+    error = ctypes.CDLL(sys.argv[3]).crash_arm(str(folder).encode(), log, kind, ctypes.c_long(int(attempt.at)))
+    if error:
+        raise OSError(error, "the kernel lets no system calls be trapped (seccomp)")
 
 
 def _wait(child: int, seconds: float | None) -> int:

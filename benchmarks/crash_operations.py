@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 SOURCE = Path(__file__).parent / "crash_shim.c"
-FAULTS = ("none", "kill before", "kill half", "kill after", "full", "full half")  # as the shim numbers them
+KILLS = ("kill before", "kill half", "kill after")
+FAULTS = ("none", *KILLS, "full", "full half")  # as the shim numbers them
 NEEDS_ROOM = ("write", "create", "mkdir", "rename", "link", "fsync", "allocate")  # a full disk may refuse them
 
 
@@ -75,6 +76,16 @@ def explained(operations: Iterable[Operation], before: dict[str, int]) -> dict[s
             elif one.kind == "fsync":
                 there[one.path].flushed = there[one.path].size
     return there
+
+
+def explain(operations: Iterable[Operation], before: dict[str, int], after: dict[str, int], finished: bool) -> bool:
+    """Whether the operations make the files that are there, each in its size, and written to its end when `finished`.
+
+    A file may get its size first and its content then, so that it has its size before it is whole.
+    """
+    files = explained(operations, before)
+    whole = not finished or all(file.at == file.size for file in files.values())
+    return whole and {path: file.size for path, file in files.items()} == after
 
 
 def sizes(folder: Path) -> dict[str, int]:

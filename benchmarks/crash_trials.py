@@ -157,7 +157,7 @@ def power_cuts(operations: Sequence[Operation]) -> list[Attempt]:
 
 
 def full_disks(operations: Sequence[Operation]) -> list[Attempt]:
-    """From the middle of each write, and from each other operation on that needs room, or from a line of the journal."""
+    """From the middle of each write on, and from each other operation that needs room, or line of the journal."""
     others = [one for one in operations if one.kind in NEEDS_ROOM and (one.kind != "write" or "/" not in one.path)]
     points = [Attempt("full", one.number) for one in others]
     return points + [Attempt("full half", one.number) for one in operations if one.kind == "write"]
