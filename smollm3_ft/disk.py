@@ -16,7 +16,8 @@ from smollm3_ft import devices, files
 from smollm3_ft.errors import ConfigError, Problem, TrainingError
 
 USUAL_SPEED = 1e9  # bytes a second that a disk writes and flushes
-WRITTEN = 32 * 2**20  # bytes, to measure it
+MIB = 2**20
+WRITTEN = 32 * MIB  # bytes, to measure it
 
 
 def check_room(folder: Path, needed: int) -> None:
@@ -48,6 +49,7 @@ def named_when_full(folder: Path, needed: int = 0) -> Iterator[None]:
         if is_full(error) or free < needed or _takes_nothing(folder):
             what = f"the disk is full: {folder} has {files.gib(free)} free"
             what += f", {files.gib(needed)} were to be written" if needed else ""
+            what += ", and takes no more: a quota may be used up" if free > max(needed, MIB) else ""
             raise TrainingError(what, "make room, then run the same command to go on") from error
         raise
 
@@ -69,7 +71,7 @@ def _takes_nothing(folder: Path) -> bool:
     """Whether a MiB finds no room: what is free says little where a quota is used up."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(2**20))
+            file.write(bytes(MIB))
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

@@ -57,7 +57,7 @@ def move_folder(partial: Path, final: Path) -> None:
 
 def clear_partial(final: Path) -> None:
     """Remove what a `write` or `move_folder` to `final` left beside it when it was cut short. One process may write."""
-    for pattern in (f".partial-{final.name}-*", f".partial-old-{final.name}-*"):
+    for pattern in (f".partial-{final.name}", f".partial-{final.name}-*", f".partial-old-{final.name}-*"):
         for left in final.parent.glob(pattern):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 

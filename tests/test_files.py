@@ -66,7 +66,7 @@ def test_a_folder_is_moved_into_its_place(tmp_path: Path) -> None:
 
 def test_what_was_cut_short_is_cleared(tmp_path: Path) -> None:
     """What a killed process left beside a file or a folder goes; the file, the folder and all others stay."""
-    for name in ("model", ".partial-old-model-12", ".partial-old-other-12"):
+    for name in ("model", ".partial-model", ".partial-old-model-12", ".partial-old-other-12"):
         (tmp_path / name / "deep").mkdir(parents=True)
     for name in ("a.json", ".partial-a.json-12", ".partial-b.json-12"):
         (tmp_path / name).touch()
