@@ -60,6 +60,8 @@ class DpoTrainer(SftTrainer):
         else:
             base = inputs["reference"]
         policy, trained = pairs.answers(model, inputs), inputs["trained"]
+        if not any(trained):  # a process that had no pairs left
+            return policy.nats.sum().float() * 0
         ratios = policy.nats - base
         self.progress.reward(self.beta * ratios.detach())
         if self.writes_line():
@@ -94,5 +96,6 @@ class DpoTrainer(SftTrainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
         """The pairs of a step, over all devices."""
-        count = torch.tensor(sum(len(batch["trained"]) // 2 for batch in batch_samples), device=device)
+        pairs_of = [sum(tokens > 0 for tokens in batch["trained"]) // 2 for batch in batch_samples]
+        count = torch.tensor(sum(pairs_of), device=device)
         return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
