@@ -67,7 +67,7 @@ def _frozen(config: Config, model: ModelPlan) -> int:
     item = BYTES[config.model.dtype]
     if config.train.adapter != "qlora":
         return model.parameters * item
-    embedding = model.vocabulary * model.hidden  # tied with the head; stays as it is
+    embedding = model.vocabulary * model.hidden * (1 if model.tied else 2)  # and the head: they stay as they are
     return int(embedding * item + (model.parameters - embedding) * 4.13 / 8)
 
 

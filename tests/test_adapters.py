@@ -4,31 +4,30 @@ from typing import Any
 
 import pytest
 from conftest import configure, facts, write_rows
+from test_fit import SMOLLM3
 
 from smollm3_ft import adapters, plan, predictions
 from smollm3_ft.devices import ROOM, Device
 from smollm3_ft.errors import ConfigError
-from smollm3_ft.models import ModelPlan
-from smollm3_ft.predictions import Work
+from smollm3_ft.predictions import Micro, Work
 
-SMOLLM3 = ModelPlan(
-    name="HuggingFaceTB/SmolLM3-3B", kind="hub", revision="c", folder="/m", digest="d", chat_digest="c",
-    parameters=3_075_098_624, layers=36, hidden=2048, vocabulary=128_256, context=65_536,
-)  # fmt: skip
 WORK = Work(1000, 1_000_000, 1024)
 ONE_AT_A_TIME = {"train__batch_size": 1, "model__dtype": "bfloat16"}
+
+
+def gpu(memory: float) -> Device:
+    return Device("cuda", "a GPU", int(memory), 1e14)
 
 
 def needed(adapter: str) -> int:
     """Bytes for SmolLM3-3B, one sequence at a time."""
     config = configure(train__adapter=adapter, **ONE_AT_A_TIME)
-    return predictions.memory(config, 1, WORK.longest, SMOLLM3, checkpointing=True)
+    return predictions.memory(config, SMOLLM3, gpu(1), Micro(WORK.longest, checkpointing=1))
 
 
 def chosen(memory: float, **given: Any) -> str:
-    device = Device("cuda", "a GPU", int(memory), 1e14)
     config = configure(**{"train__adapter": "auto", **ONE_AT_A_TIME, **given})
-    return adapters.settled(config, WORK, SMOLLM3, device).train.adapter
+    return adapters.settled(config, WORK, SMOLLM3, gpu(memory)).train.adapter
 
 
 @pytest.fixture
