@@ -170,7 +170,7 @@ def plan(make_plan: MakePlan, tmp_path: Path) -> TrainingPlan:
 def test_a_step_is_the_mean_over_its_pairs(trainer: Build, plan: TrainingPlan) -> None:
     """However a step's pairs are taken in parts, its loss is their mean."""
     work = trainer(plan)
-    work.known = reference.prepare(plan, base_of(work), work.train_dataset, None, Told())
+    work.known = reference.prepare(plan, base_of(work), work.train_dataset, None, work.journal, Told())
     rows = [{**row, "reference": one} for row, one in zip(work.train_dataset, work.known.train.tolist(), strict=True)]
     with torch.no_grad():
         for weight in work.model.parameters():
@@ -220,7 +220,7 @@ def test_what_the_base_model_says_is_kept(trainer: Build, plan: TrainingPlan, mo
 
     monkeypatch.setattr(pairs, "answers", counted)
     work, folder = trainer(plan), Path(plan.folder) / "reference"
-    given = (plan, base_of(work), work.train_dataset, None)
+    given = (plan, base_of(work), work.train_dataset, None, work.journal)
     assert reference.prepare(*given, Told(after=3)) is None
     (part,) = folder.rglob("*.npy")
     assert part.name == "train-000000.npy"
@@ -242,6 +242,6 @@ def test_pairs_that_are_never_trained_on_are_not_asked_for(trainer: Build, make_
     """In a short training the base model is asked for its pairs alone."""
     plan = make_plan(tmp_path / "runs", "a", capitals(12), **{**APO, "train__max_steps": 1, "train__warmup_steps": 0})
     work = trainer(plan)
-    known = reference.prepare(plan, base_of(work), work.train_dataset, None, Told()).train
+    known = reference.prepare(plan, base_of(work), work.train_dataset, None, work.journal, Told()).train
     assert len(known) > 8
     assert known.isfinite().all(1).sum() == 8
