@@ -142,6 +142,7 @@ def _arguments(plan: TrainingPlan) -> trl.SFTConfig:
         activation_checkpointing_kwargs={"every_n_layers": max(1, settings.gradient_checkpointing)},
         seed=plan.config.seed,
         data_seed=plan.config.seed,
+        log_level_replica="error",
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,
         fsdp=settings.strategy == "fsdp2",
