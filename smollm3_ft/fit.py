@@ -257,9 +257,6 @@ def _strategy(config: Config, work: Work, model: ModelPlan, device: Device) -> L
         what = f"{processes} need a GPU each, this machine has {device.number}"
         raise ConfigError(Problem("compute.num_processes", what, f"use at most {device.number}"))
     if processes == 1:
-        if chosen == "fsdp2":
-            what = "fsdp2 spreads a model over processes, and there is one"
-            raise ConfigError(Problem("compute.strategy", what, "leave it auto, or raise compute.num_processes"))
         return "alone"
     if chosen != "auto":
         return chosen

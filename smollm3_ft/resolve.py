@@ -84,6 +84,9 @@ def _contradictions(config: Config) -> Iterator[Problem]:
                 f" × num_processes {config.compute.num_processes}",
                 "leave one of them auto",
             )
+    if config.compute.strategy == "fsdp2" and config.compute.num_processes == 1:
+        what = "fsdp2 spreads a model over processes, and there is one"
+        yield Problem("compute.strategy", what, "leave it auto, or raise compute.num_processes")
     for key in ("loss", "beta"):
         if train.method != "dpo" and getattr(train, key) is not None:
             remedy = f"leave it out, or train.{key}=none where a recipe has it"

@@ -56,6 +56,8 @@ class Shares(torch.utils.data.Sampler[list[int]]):
 class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no types
     """TRL's trainer with our journal, complete checkpoints, and an exact validation loss."""
 
+    is_fsdp_enabled: bool
+
     def __init__(self, *, plan: TrainingPlan, journal: Journal, folder: Path, **options: Any) -> None:
         super().__init__(**options)
         self.plan = plan
@@ -65,10 +67,20 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         self.alerted = {record.step for record in read(Path(plan.folder) / "metrics.jsonl") if record.kind == "alert"}
 
     def create_accelerator_and_postprocess(self) -> None:
-        """accelerate leaves sharding out where there is no GPU, without a word; torch does it on the CPU too."""
+        """Of a sharded model gradients are added up in float32, as they are of a whole one; accelerate takes bfloat16.
+
+        And accelerate leaves sharding out where there is no GPU, without a word; torch does it on the CPU too.
+        """
+        options, precision = self.args.fsdp_plugin_args, self.args.mixed_precision
+        if options and precision == "bf16":
+            dtypes = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32, "output_dtype": torch.bfloat16}
+            options["mixed_precision_policy"] = dtypes
         super().create_accelerator_and_postprocess()
-        if self.args.fsdp and not self.is_fsdp_enabled:  # type: ignore[has-type]
-            self.accelerator.state.fsdp_plugin = accelerate.FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
+        if options and not self.is_fsdp_enabled:  # type: ignore[has-type]
+            plugin = accelerate.FullyShardedDataParallelPlugin(**options)
+            if precision != "no":
+                plugin.set_mixed_precision(precision)
+            self.accelerator.state.fsdp_plugin = plugin
             for state in (self.accelerator.state, accelerate.PartialState()):  # the one is updated from the other
                 state.distributed_type = accelerate.DistributedType.FSDP
             self.is_fsdp_enabled = True
@@ -219,7 +231,12 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         """This process's shares. accelerate would deal out an epoch's last sequences twice."""
         count, done = len(self.train_dataset), (lambda: self.state.global_step)
         shares = Shares(self.plan.config.seed, count, self.plan.settings, done)
-        return torch.utils.data.DataLoader(self.train_dataset, batch_sampler=shares, collate_fn=self._collated)
+        return torch.utils.data.DataLoader(
+            self.train_dataset,
+            batch_sampler=shares,
+            collate_fn=self._collated,
+            pin_memory=self.plan.device == "cuda",
+        )
 
     def _collated(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """A share as tensors; an empty one as a sequence of which nothing is trained: all processes go the same way."""

@@ -102,6 +102,52 @@ def test_sizes_that_do_not_divide(effective: int, other: dict[str, int]) -> None
         settled(train__effective_batch_size=effective, **{f"train__{key}": value for key, value in other.items()})
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (8, 4, 1)),
+        ({"effective_batch_size": 12, "batch_size": 2}, (12, 2, 3)),
+        ({"effective_batch_size": 12, "gradient_accumulation_steps": 3}, (12, 2, 3)),
+        ({"batch_size": 4, "gradient_accumulation_steps": 3}, (24, 4, 3)),
+    ],
+)
+def test_batch_sizes_of_several_processes(given: dict[str, int], expected: tuple[int, int, int]) -> None:
+    """The effective batch is that of all processes together, the batch that of each."""
+    settings = settled(compute__num_processes=2, **{f"train__{key}": value for key, value in given.items()})
+    assert (settings.effective_batch_size, settings.batch_size, settings.gradient_accumulation_steps) == expected
+    assert (settings.processes, settings.strategy) == (2, "ddp")
+
+
+def test_a_batch_that_is_not_dealt_out_evenly() -> None:
+    """An effective batch that is no multiple of the processes is refused."""
+    with pytest.raises(ConfigError, match=r"train\.effective_batch_size: 7 is not batch_size 3 .* × num_processes 2"):
+        settled(compute__num_processes=2, train__effective_batch_size=7)
+
+
+def test_more_processes_than_gpus() -> None:
+    """Each process needs a GPU of its own, and what there is is named; a CPU is shared by any number."""
+    said = r"compute\.num_processes: 3 need a GPU each, this machine has 2; use at most 2"
+    with pytest.raises(ConfigError, match=said):
+        settled(device=H100._replace(number=2), compute__num_processes=3)
+    assert settled(compute__num_processes=3, train__effective_batch_size=12).processes == 3
+
+
+def test_a_model_that_does_not_fit_is_spread() -> None:
+    """Auto takes whole models where they fit each device, and spreads one over the devices where they do not."""
+    small = H100._replace(memory=40 * 2**30, number=2)
+    for device, strategy in ((H100._replace(number=2), "ddp"), (small, "fsdp2")):
+        settings = settled(model=SMOLLM3, device=device, compute__num_processes=2, train__effective_batch_size=2)
+        assert settings.strategy == strategy
+
+
+def test_more_gpus_take_less_time() -> None:
+    """Two GPUs share the tokens; two processes on a CPU share its cores."""
+    work = Work(1000, 100_000, 128)
+    two, one = configure(compute__num_processes=2), configure()
+    assert predictions.seconds(two, work, MILLION, H100) == predictions.seconds(one, work, MILLION, H100) / 2
+    assert predictions.seconds(two, work, MILLION, CPU) == predictions.seconds(one, work, MILLION, CPU)
+
+
 def test_a_small_device_accumulates() -> None:
     """Where a whole batch does not fit at once, it is taken in parts that do."""
     needed = predictions.memory(configure(**ALL_AUTO), MILLION, CPU, Micro(2 * 128, accumulates=True))

@@ -139,6 +139,7 @@ def test_batch_sizes_that_contradict() -> None:
         (["data.source=[]"], "data.source"),
         (["data.source=[{source: a.jsonl}]", "data.columns={a: prompt}"], "data.columns"),
         (["data.source=[{source: a.jsonl}]", "data.split=dev"], "data.split"),
+        (["compute.strategy=fsdp2"], "compute.strategy"),
     ],
 )
 def test_contradictions(words: list[str], key: str) -> None:
