@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import psutil
 import pynvml
+import yaml
 
 
 class Device(NamedTuple):
@@ -24,7 +25,7 @@ class Device(NamedTuple):
     memory: int
     flops: float  # floating-point operations a second that training can count on, roughly
     fused: bool = False  # Liger's kernels for norms, rotations and gates are used
-    number: int = 1  # of such devices in this machine; any number of processes share a CPU
+    number: int = 1  # of such devices, in all machines that train together; any number of processes share a CPU
     shards: int | None = None  # over how many processes a model is spread; None where each has it whole
 
 
@@ -82,7 +83,8 @@ def detect() -> Device:
                 name = str(pynvml.nvmlDeviceGetName(handles[0]))
                 peak = peak_flops(name) or UNKNOWN_CARD
                 memory = pynvml.nvmlDeviceGetMemoryInfo(handles[0]).total
-                return Device("cuda", name, memory, peak * USUAL_SHARE, has_fused_kernels(), len(handles))
+                number = len(handles) * machines()
+                return Device("cuda", name, memory, peak * USUAL_SHARE, has_fused_kernels(), number)
     cores = psutil.cpu_count(logical=False) or 1
     return Device("cpu", f"{cores} CPU cores", psutil.virtual_memory().available, cores * CPU_CORE_FLOPS)
 
@@ -90,6 +92,13 @@ def detect() -> Device:
 def has_fused_kernels() -> bool:
     """Whether Liger is installed (the extra `gpu`)."""
     return importlib.util.find_spec("liger_kernel") is not None
+
+
+def machines() -> int:
+    """How many machines train together, by the configuration that `accelerate config` left on this one."""
+    usual = os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/huggingface"
+    path = Path(os.environ.get("HF_HOME", usual)).expanduser() / "accelerate" / "default_config.yaml"
+    return int(yaml.safe_load(path.read_text()).get("num_machines", 1)) if path.is_file() else 1
 
 
 @contextmanager

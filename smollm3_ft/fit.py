@@ -254,7 +254,7 @@ def _strategy(config: Config, work: Work, model: ModelPlan, device: Device) -> L
     """How the processes share the work: each with the whole model where it fits, else each with a part of it."""
     processes, chosen = config.compute.num_processes, config.compute.strategy
     if device.kind == "cuda" and processes > device.number:
-        what = f"{processes} need a GPU each, this machine has {device.number}"
+        what = f"{processes} need a GPU each, there are {device.number}"
         raise ConfigError(Problem("compute.num_processes", what, f"use at most {device.number}"))
     if processes == 1:
         return "alone"

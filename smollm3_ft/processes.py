@@ -23,6 +23,7 @@ from typing import IO
 
 import psutil
 
+from smollm3_ft import devices
 from smollm3_ft.errors import (
     ConfigError,
     DataError,
@@ -172,10 +173,12 @@ def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _launcher(count: int) -> list[str]:
-    """What starts `count` processes: nothing for one. A port is chosen by it, so that runs do not meet."""
+    """What starts `count` processes: nothing for one. On one machine it chooses a port, so that runs do not meet."""
     if count == 1:
         return []
-    return [*LAUNCHER, "--num_processes", str(count), "--num_machines", "1", "--main_process_port", "0", "-m"]
+    machines = devices.machines()  # how they find each other, accelerate's configuration says
+    port = ["--main_process_port", "0"] if machines == 1 else []
+    return [*LAUNCHER, "--num_processes", str(count), "--num_machines", str(machines), *port, "-m"]
 
 
 def _environment(count: int) -> dict[str, str]:
@@ -189,10 +192,16 @@ def _environment(count: int) -> dict[str, str]:
         kept.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     kept.setdefault("PYTHONWARNINGS", "ignore")  # libraries' deprecations are not the user's business
     if count > 1:
-        kept.setdefault("OMP_NUM_THREADS", str(max(1, (psutil.cpu_count(logical=False) or 1) // count)))
+        kept.setdefault("OMP_NUM_THREADS", _threads(count))
         kept.setdefault("LOGLEVEL", "ERROR")  # the launcher's own notes
     kept[PARENT] = str(os.getpid())
     return {**kept, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def _threads(count: int) -> str:
+    """For each of the processes of one machine, its share of the cores."""
+    here = max(1, count // devices.machines())
+    return str(max(1, (psutil.cpu_count(logical=False) or 1) // here))
 
 
 def _listen(

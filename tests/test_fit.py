@@ -126,7 +126,7 @@ def test_a_batch_that_is_not_dealt_out_evenly() -> None:
 
 def test_more_processes_than_gpus() -> None:
     """Each process needs a GPU of its own, and what there is is named; a CPU is shared by any number."""
-    said = r"compute\.num_processes: 3 need a GPU each, this machine has 2; use at most 2"
+    said = r"compute\.num_processes: 3 need a GPU each, there are 2; use at most 2"
     with pytest.raises(ConfigError, match=said):
         settled(device=H100._replace(number=2), compute__num_processes=3)
     assert settled(compute__num_processes=3, train__effective_batch_size=12).processes == 3

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from several import Job, forked, launched, taken, write_programs
 from trained import Trained
 
-from smollm3_ft import checkpoints, files, fit, order, processes, shards
+from smollm3_ft import checkpoints, devices, files, fit, order, processes, shards
 from smollm3_ft.errors import ConfigError, ProcessDied, Stopped
 
 pytestmark = pytest.mark.process
@@ -193,3 +193,12 @@ def test_a_run_does_not_go_on_with_other_processes(runs_trained: dict[str, Train
         compute = plan.config.compute.model_copy(update={key: value})
         with pytest.raises(ConfigError, match=rf"compute\.{key}: {said}; go on with .*--fresh"):
             fit.check_processes(plan, plan.config.model_copy(update={"compute": compute}))
+
+
+def test_the_machines_are_those_of_accelerate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many machines train together is what `accelerate config` was told; one, where it was not."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    assert devices.machines() == 1
+    (tmp_path / "accelerate").mkdir()
+    (tmp_path / "accelerate" / "default_config.yaml").write_text("num_machines: 2\nmachine_rank: 0\n")
+    assert devices.machines() == 2
