@@ -48,6 +48,7 @@ KINDS: dict[str, type[FinetuneError]] = {  # the narrower before the wider
     "training": TrainingError,
 }
 LAUNCHER = ("accelerate.commands.launch", "--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no")
+LAUNCHER_NOTE = " torch/distributed/elastic/"
 LINES_KEPT = 500  # of output: the launcher's report has some for each process
 PARENT = "SMOLLM3_FT_PARENT"  # the parent's process id: a child looks for it when it has imported its libraries
 SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "AUTH_STRING")
@@ -193,7 +194,6 @@ def _environment(count: int) -> dict[str, str]:
     kept.setdefault("PYTHONWARNINGS", "ignore")  # libraries' deprecations are not the user's business
     if count > 1:
         kept.setdefault("OMP_NUM_THREADS", _threads(count))
-        kept.setdefault("LOGLEVEL", "ERROR")  # the launcher's own notes
     kept[PARENT] = str(os.getpid())
     return {**kept, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
 
@@ -215,7 +215,7 @@ def _listen(
         elif text:
             last.append(text)
             explained = explained or text.startswith(MARK)
-            if not explained:  # what follows is the launcher's report of it
+            if not explained and LAUNCHER_NOTE not in text:  # what follows is the launcher's report of it
                 on_line(text)
 
 

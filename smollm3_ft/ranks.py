@@ -42,10 +42,12 @@ def check_count(planned: int) -> None:
 
 def summed(values: Sequence[Any]) -> list[float]:
     """Numbers, and tensors of one number, summed over all processes, in float64."""
-    mine = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=_device(values)) for value in values])
-    if count() > 1:
-        distributed.all_reduce(mine)
-    return mine.tolist()
+    mine = [float(value) for value in values]
+    if count() == 1:
+        return mine
+    sums = torch.tensor(mine, dtype=torch.float64, device=PartialState().device)
+    distributed.all_reduce(sums)
+    return sums.tolist()
 
 
 def any_of(flag: bool) -> bool:
@@ -64,10 +66,3 @@ def from_first(make: Callable[[], T]) -> T:
 def wait_for_all() -> None:
     if count() > 1:
         PartialState().wait_for_everyone()
-
-
-def _device(values: Sequence[Any]) -> torch.device:
-    if count() > 1:
-        device: torch.device = PartialState().device
-        return device
-    return next((value.device for value in values if isinstance(value, torch.Tensor)), torch.device("cpu"))
