@@ -64,7 +64,8 @@ for count, *words in json.loads(sys.argv[1]):
         ends[running.pop(child)] = code = os.waitstatus_to_exitcode(status)
         for other in running if code else ():
             os.kill(other, signal.SIGKILL)
-    print(f"ended {json.dumps(ends)}", flush=True)
+    with open(sys.argv[2], "a") as file:
+        file.write(json.dumps(ends) + "\\n")
 """
 NEVER = ("0", "none", "0", "SIGKILL")
 
@@ -95,13 +96,11 @@ def launched(job: Job) -> Exception | None:
     return None
 
 
-def forked(*jobs: Job) -> list[list[int]]:
+def forked(folder: Path, *jobs: Job) -> list[list[int]]:
     """Train one after the other. Returns the exit codes of the processes of each."""
-    lines: list[str] = []
-    processes.run("forked", json.dumps([[job.count, *job.words] for job in jobs]), on_line=lines.append)
-    ends = [json.loads(line.removeprefix("ended ")) for line in lines if line.startswith("ended ")]
-    assert len(ends) == len(jobs), lines
-    return ends
+    words = json.dumps([[job.count, *job.words] for job in jobs])
+    processes.run("forked", words, str(folder / "ends.jsonl"), on_line=print)
+    return [json.loads(line) for line in (folder / "ends.jsonl").read_text().splitlines()]
 
 
 def taken(plan: TrainingPlan, count: int) -> dict[int, list[list[list[int]]]]:

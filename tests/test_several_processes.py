@@ -63,7 +63,7 @@ def runs_trained(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) 
         for name, signals in {"sharded killed": killed, "sharded lora killed": killed[:1]}.items():
             jobs[name] = [*(Job(plans[name], 2, signal) for signal in signals), *jobs[name]]
         jobs["two"].append(Job(plans["two"], 1))
-        found = iter(forked(*itertools.chain(*jobs.values())))
+        found = iter(forked(folder, *itertools.chain(*jobs.values())))
         for name, several in jobs.items():
             ends[name] += [next(found) for _ in several]
     return {name: Trained(plan, ends[name]) for name, plan in plans.items()}
