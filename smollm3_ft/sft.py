@@ -76,7 +76,7 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
             dtypes = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32, "output_dtype": torch.bfloat16}
             options["mixed_precision_policy"] = dtypes
         super().create_accelerator_and_postprocess()
-        if options and not self.is_fsdp_enabled:  # type: ignore[has-type]
+        if options and not self.is_fsdp_enabled:
             plugin = accelerate.FullyShardedDataParallelPlugin(**options)
             if precision != "no":
                 plugin.set_mixed_precision(precision)
