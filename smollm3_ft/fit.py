@@ -258,6 +258,11 @@ def _strategy(config: Config, work: Work, model: ModelPlan, device: Device) -> L
         raise ConfigError(Problem("compute.num_processes", what, f"use at most {device.number}"))
     if processes == 1:
         return "alone"
+    if config.train.adapter == "qlora":
+        if chosen == "fsdp2":
+            what = "fsdp2 does not spread the 4-bit weights of qlora"
+            raise ConfigError(Problem("compute.strategy", what, "use ddp, or train.adapter=lora"))
+        return "ddp"
     if chosen != "auto":
         return chosen
     needed = predictions.memory(config, model, device, Micro(work.longest, _checkpointing(config)[-1]))

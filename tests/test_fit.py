@@ -140,6 +140,14 @@ def test_a_model_that_does_not_fit_is_spread() -> None:
         assert settings.strategy == strategy
 
 
+def test_four_bits_are_not_spread() -> None:
+    """QLoRA's weights are whole in each process; spreading them is refused."""
+    given = {"compute__num_processes": 2, "train__adapter": "qlora"}
+    assert settled(**given).strategy == "ddp"
+    with pytest.raises(ConfigError, match=r"compute\.strategy: fsdp2 does not spread the 4-bit weights.*use ddp"):
+        settled(**given, compute__strategy="fsdp2")
+
+
 def test_more_gpus_take_less_time() -> None:
     """Two GPUs share the tokens; two processes on a CPU share its cores."""
     work = Work(1000, 100_000, 128)
