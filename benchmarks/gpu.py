@@ -62,9 +62,13 @@ COLUMNS = {
 
 
 def run(name: str, steps: int, folder: Path) -> Row:
-    """One contender in a fresh process."""
+    """One contender in a fresh process. One that fails loses the others nothing."""
     words = [name, str(steps), str(folder / "model"), str(folder / "rows.jsonl"), str(folder / name)]
-    return measure.in_fresh_process(SCRIPT, words, folder / f"{name}.json")
+    try:
+        return measure.in_fresh_process(SCRIPT, words, folder / f"{name}.json")
+    except RuntimeError as error:
+        print(error, file=sys.stderr, flush=True)
+        return {"outcome": "failed", "peak_memory_mib": None}
 
 
 def described(name: str, found: Row, peak: float | None) -> Row:

@@ -16,6 +16,8 @@ import measure
 import training_ours
 import training_rows
 
+from smollm3_ft.errors import ConfigError, OutOfMemory
+
 MEASURED, OUT_OF_MEMORY = "measured", "out of memory"
 SEQUENCES, ROWS = 4, 32  # a step: packed sequences, and rows by themselves
 KERNELS = ("flash-attn", "liger-kernel")
@@ -227,8 +229,12 @@ def main(name: str, *words: str) -> None:
     job.out.mkdir()
     try:
         found = {"outcome": MEASURED, **contender(kind, job)}
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, OutOfMemory):
         found = {"outcome": OUT_OF_MEMORY}
+    except ConfigError as error:
+        if "train.batch_size" not in str(error):
+            raise
+        found = {"outcome": OUT_OF_MEMORY}  # said by the plan, before it is tried or after
     measure.done(result, found)
 
 
