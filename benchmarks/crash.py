@@ -39,6 +39,7 @@ TRAIN: Row = {
     "batch_size": 2,
     "effective_batch_size": 4,
 }
+AGAIN_EVERY = 3
 EVERY = 8  # of the points of the smaller parts, one
 PARTS: dict[str, Row] = {
     "lora": {"adapter": "lora", "lora": {"r": 4, "dropout": 0.1}},
@@ -108,14 +109,20 @@ def points(place: Place, plan: Any, whole: Outcome) -> dict[str, list[Attempts]]
     operations, seconds = whole.ends[0].operations, whole.ends[0].seconds
     kills, full = crash_trials.kills(operations), crash_trials.full_disks(operations)
     drawn = random.Random(SEED)
-    saved = f"checkpoints/checkpoint-{SAVE_STEPS}"
-    first = Attempt("kill after", next(one.number for one in operations if one.kind == "rename" and one.other == saved))
-    resumed = trials(place, plan, "resumed", [(first,)])[0].ends[-1].operations
+    # Killed behind its first checkpoint, and when its model is there.
+    places = (f"checkpoints/checkpoint-{SAVE_STEPS}", "model")
+    firsts = [Attempt("kill after", one.number) for one in operations if one.kind == "rename" and one.other in places]
+    resumed = trials(place, plan, "resumed", [(first,) for first in firsts], tell=True)
+    again = [
+        (first, one)
+        for first, outcome in zip(firsts, resumed, strict=True)
+        for one in crash_trials.kills(outcome.ends[-1].operations)
+    ]
     return {
         "killed": [(one,) for one in kills if one.fault != "kill half"],
         "half": [(one,) for one in kills if one.fault == "kill half"],
         "random": [(Attempt("kill at", drawn.uniform(0, seconds)),) for _ in range(AT_RANDOM)],
-        "again": [(first, one) for one in crash_trials.kills(resumed)[::EVERY]],
+        "again": again[::AGAIN_EVERY],
         "power": [(one,) for one in crash_trials.power_cuts(operations)],
         "full": [(one,) for one in full if one.fault == "full"],
         "full_half": [(one,) for one in full if one.fault == "full half"],
@@ -140,17 +147,17 @@ def make_plan(place: Place, name: str, **train: Any) -> Any:
 
 def undisturbed(place: Place, plan: Any) -> Outcome:
     """The run that the others must equal. It is one with the pipeline's own, whose process imports for itself."""
-    whole = trials(place, plan, f"{plan.name}-whole", [()])[0]
+    whole = trials(place, plan, f"{plan.name}-whole", [()], tell=True)[0]
     assert whole.state == crash_trials.train(plan), "a forked training is not what the pipeline's is"
     assert whole.ends[0].explained, "operations that the shim did not see"
     return whole
 
 
-def trials(place: Place, plan: Any, name: str, attempts: Sequence[Attempts]) -> list[Outcome]:
-    """Each tuple of attempts, with an undisturbed one behind it."""
+def trials(place: Place, plan: Any, name: str, attempts: Sequence[Attempts], tell: bool = False) -> list[Outcome]:
+    """Each tuple of attempts, with an undisturbed one behind it, whose operations are told if they are to be."""
     runs = place.folder / "trials"
     jobs = [
-        Job(f"{name}-{at}", str(runs / f"{name}-{at}"), plan.folder, (*given, Attempt(tell=len(attempts) == 1)))
+        Job(f"{name}-{at}", str(runs / f"{name}-{at}"), plan.folder, (*given, Attempt(tell=tell)))
         for at, given in enumerate(attempts)
     ]
     return crash_trials.run(jobs, place.folder / name, place.shim, place.workers)
@@ -244,6 +251,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="benchmark-crash-") as name:
         folder = Path(name)
         place = Place(folder, crash_operations.build(folder), len(os.sched_getaffinity(0)))
+        (folder / "tried").mkdir()
+        refusal = crash_operations.refusal(place.shim, folder / "tried")
+        if refusal:
+            sys.exit(refusal)
         result = measure_all(place, given.every)
     print(json.dumps(result, indent=2) if given.json else table(result))
 

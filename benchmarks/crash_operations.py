@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +31,26 @@ def build(folder: Path, compiler: str = "cc") -> Path:
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}:\n{done.stderr}")
     return made
+
+
+TRIED = """
+import ctypes, os, sys
+shim, folder, log = sys.argv[1:]
+error = ctypes.CDLL(shim).crash_arm(folder.encode(), os.open(log, os.O_WRONLY | os.O_CREAT), 0, ctypes.c_long(0))
+open(folder + "/file", "w").close()
+sys.exit(os.strerror(error) if error else 0)
+"""
+
+
+def refusal(shim: Path, folder: Path) -> str:
+    """Why system calls are not trapped here; empty where they are. Tried by a process of its own in an empty folder."""
+    log = folder.with_name(f"{folder.name}.operations")
+    command = [sys.executable, "-c", TRIED, str(shim), str(folder), str(log)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return f"the kernel lets a process trap no system calls (seccomp): {done.stderr.strip() or done.returncode}"
+    found = [one.kind for one in read(log)]
+    return "" if found[:1] == ["create"] else f"of a file that was made, only {found} was seen"
 
 
 def read(log: Path) -> list[Operation]:

@@ -87,6 +87,34 @@ def test_gpu_goals_are_of_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu.values_of(rows[:3])["vs_trl_best"] is None
 
 
+@pytest.mark.parametrize(
+    ("row", "change", "missed"),
+    [
+        ("killed", {"as_meant": 299}, "kill_points"),
+        ("killed", {"bit_identical": 299}, "bit_identical"),
+        ("power", {"bit_identical": 9}, "bit_identical"),
+        ("killed", {"steps_again": 3}, "steps_repeated_over_save_steps"),
+        ("full", {"disk_named": 9}, "disk_full_named"),
+        ("full", {"bit_identical": 9}, "disk_full_resumed"),
+        ("full", {}, None),
+    ],
+)
+def test_one_trial_that_ends_otherwise_misses_a_goal(
+    monkeypatch: pytest.MonkeyPatch, row: str, change: dict[str, int], missed: str | None
+) -> None:
+    """Of all the trials of crashes, a single one that is not as it should be is a goal missed, and no other one."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    crash = importlib.import_module("crash")
+    points = {"killed": 300, "power": 10, "full": 10}
+    rows = [
+        {"contender": kind, "points": n, "as_meant": n, "bit_identical": n, "steps_again": 2, "disk_named": n}
+        for kind, n in points.items()
+    ]
+    next(one for one in rows if one["contender"] == row).update(change)
+    goals = crash.goals_of(rows)
+    assert [name for name, goal in goals.items() if not goal["met"]] == ([missed] if missed else [])
+
+
 @pytest.mark.process
 def test_data_compares_every_row_and_tells_every_goal() -> None:
     """Tokens and masks are those of TRL, or of the exact reference where a text looks like a special token."""

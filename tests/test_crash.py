@@ -83,9 +83,13 @@ def shim(operations: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         pytest.skip("the shim that counts file operations is written for Linux on x86-64")
     try:
-        return Path(operations.build(tmp_path_factory.mktemp("shim")))
+        shim: Path = operations.build(tmp_path_factory.mktemp("shim"))
     except FileNotFoundError:
         pytest.skip("there is no C compiler (cc) to build the shim with")
+    refusal = operations.refusal(shim, tmp_path_factory.mktemp("tried"))
+    if refusal:
+        pytest.skip(refusal)
+    return shim
 
 
 @pytest.fixture(scope="module")
