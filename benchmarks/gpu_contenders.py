@@ -104,7 +104,7 @@ def ours(job: Job, **given: Any) -> Measured:
     """
     import gpu_clock
 
-    from smollm3_ft import devices, fit, predictions, trainers
+    from smollm3_ft import devices, predictions, settling, trainers
     from smollm3_ft.journal import Journal
     from smollm3_ft.processes import StopRequest
 
@@ -131,7 +131,7 @@ def ours(job: Job, **given: Any) -> Measured:
     trainer.args.save_strategy = "no"
     prepared, predicted = plan.prepared, plan.predicted
     work = predictions.Work(prepared.sequences, prepared.tokens, prepared.longest, prepared.rows["train"])
-    estimated = fit.predict(plan.config, plan.settings, work, plan.model, devices.detect())
+    estimated = settling.predict(plan.config, plan.settings, work, plan.model, devices.detect())
     return {
         **gpu_clock.timed(trainer, job.mode, plan.model),
         "attention": trainer.model.config._attn_implementation,

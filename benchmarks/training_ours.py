@@ -79,7 +79,7 @@ def nested(given: dict[str, Any]) -> dict[str, Any]:
 
 def make_plan(given: dict[str, Any]) -> Any:
     """Prepared data, and `plan.json` in a run's folder."""
-    from smollm3_ft import data, devices, fitting, models, resolve, runs, sources
+    from smollm3_ft import data, devices, fit, models, resolve, runs, sources
 
     run = runs.begin(resolve.resolve(given, environment={}).config)
     config = run.config
@@ -88,7 +88,7 @@ def make_plan(given: dict[str, Any]) -> Any:
     prepared = data.prepare(
         data.request(pinned, config.data, config.seed, "sft", Path(model.folder), model.chat_digest, *folders)
     )
-    return fitting.made(run.run_id, run.path, config, model, prepared, devices.detect())
+    return fit.made(run.run_id, run.path, config, model, prepared, devices.detect())
 
 
 if __name__ == "__main__":

@@ -1,72 +1,28 @@
-"""Fitting a run to its device: every `auto` value settled, and `plan.json`."""
+"""Fitting a run to its device: `plan.json`, settled by arithmetic, tried by processes of their own, and written."""
 
 from __future__ import annotations
 
-import math
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from smollm3_ft import adapters, disk, files, identity, models, pages, predictions
+from smollm3_ft import adapters, devices, disk, files, identity, models, processes, settling
 from smollm3_ft.config import Config
 from smollm3_ft.data import Prepared
-from smollm3_ft.devices import ROOM, Device
-from smollm3_ft.errors import ConfigError, Problem
-from smollm3_ft.models import BYTES, ModelPlan
-from smollm3_ft.predictions import Micro, Work
+from smollm3_ft.devices import Device
+from smollm3_ft.errors import ConfigError, OutOfMemory, Problem, ProcessDied
+from smollm3_ft.models import ModelPlan
+from smollm3_ft.predictions import Work
+from smollm3_ft.settling import Predicted, Settings
 
 TRAINED = "training.json"  # the record of a finished training, beside plan.json
-# A full fine-tuning's are those of SmolLM3's own stages; an adapter, which starts from nothing, wants ten times as much
-# (Schulman et al. 2025, "LoRA Without Regret"). DPO's are far lower: its loss has no floor to hold the weights back.
-LEARNING_RATES = {
-    "sft": {"none": 2e-5, "lora": 2e-4, "qlora": 2e-4},
-    "dpo": {"none": 1e-6, "lora": 1e-5, "qlora": 1e-5},
-}
-LARGEST_BATCH, STEPS_WANTED = 32, 100
-CHECKPOINTS, VALIDATIONS = 10, 5
-SECONDS_AT_RISK = 600  # of work, between two checkpoints
-SAVING_SHARE = 0.02  # of the time
-SAVE_OVERHEAD = 0.15  # seconds a save takes, however small the model is
-
-
-class Settings(BaseModel):
-    """The values that training runs with, each settled."""
-
-    model_config = ConfigDict(frozen=True)
-
-    adapter: str
-    effective_batch_size: int
-    batch_size: int
-    gradient_accumulation_steps: int
-    learning_rate: float
-    steps: int
-    epochs: float
-    warmup_steps: int
-    save_steps: int
-    eval_steps: int
-    gradient_checkpointing: int  # of every n-th layer; 0 of none
-    processes: int = 1
-    strategy: Literal["alone", "ddp", "fsdp2"] = "alone"
-
-    @property
-    def shards(self) -> int | None:
-        """Over how many processes the model is spread; None where each has it whole."""
-        return self.processes if self.strategy == "fsdp2" else None
-
-
-class Predicted(BaseModel):
-    """What training is expected to take."""
-
-    model_config = ConfigDict(frozen=True)
-
-    tokens: int
-    memory_bytes: int
-    seconds: float
-    measured: bool = False  # memory and time: by a trial on the device, not by arithmetic
-    checkpoint_bytes: int
-    model_bytes: int
-    disk_bytes: int
+HOW_A_STEP_IS_MADE = ("batch_size", "gradient_accumulation_steps", "gradient_checkpointing")
+STEPS = 3  # of a trial: the first warms up
+ACCUMULATED = 2  # micro-batches a step of a trial: with the second, gradients lie beside activations
 
 
 class TrainingPlan(BaseModel):
@@ -91,14 +47,22 @@ class TrainingPlan(BaseModel):
     versions: dict[str, str]
 
 
+class Measured(NamedTuple):
+    """What a trial took: seconds a trained token, and the peak of memory in bytes."""
+
+    batch_size: int
+    seconds_a_token: float
+    memory_bytes: int
+
+
 def planned(
     run_id: str, folder: Path, config: Config, model: ModelPlan, prepared: Prepared, device: Device
 ) -> TrainingPlan:
     """Settle and predict for a device, and fetch the model. Raises ConfigError where there is no room on the disk."""
     work = Work(prepared.sequences, prepared.tokens, prepared.longest, prepared.rows["train"])
     config = adapters.settled(config, work, model, device)
-    settings = settle(config, work, model, device, disk.speed(folder))
-    predicted = predict(config, settings, work, model, device)
+    settings = settling.settle(config, work, model, device, disk.speed(folder))
+    predicted = settling.predict(config, settings, work, model, device)
     disk.check_room(folder.parent, predicted.disk_bytes)
     return TrainingPlan(
         name=folder.name,
@@ -118,76 +82,119 @@ def planned(
     )
 
 
-def settle(
-    config: Config, work: Work, model: ModelPlan, device: Device, disk_speed: float = disk.USUAL_SPEED
-) -> Settings:
-    """Settle every `auto` but the adapter's, which is settled before (`adapters.settled`).
+def made(
+    run_id: str,
+    folder: Path,
+    config: Config,
+    model: ModelPlan,
+    prepared: Prepared,
+    device: Device,
+    on_line: Callable[[str], None] = lambda _: None,
+) -> TrainingPlan:
+    """The plan of a training, with the largest micro-batch that really fits, written into the run's folder.
 
-    `disk_speed` in bytes a second. Raises ConfigError where even one sequence does not fit.
+    It is tried on a GPU, and wherever the micro-batch is `auto`. Raises ConfigError where nothing fits.
     """
-    train, processes = config.train, config.compute.num_processes
-    if device.kind == "cpu":
-        device = device._replace(memory=device.memory // processes)
-    strategy = _strategy(config, work, model, device)
-    device = device._replace(shards=processes if strategy == "fsdp2" else None)
-    wanted, batch, accumulation = _sizes(config, work, model, device)
-    micro = _fitted(config, batch, accumulation > 1, work, model, device) or Micro(
-        batch * work.longest, _checkpointing(config)[-1]
-    )
-    steps_an_epoch = max(1, math.ceil(work.sequences / wanted))
-    steps = train.max_steps or math.ceil(steps_an_epoch * train.epochs)
-    warmup = math.ceil(0.03 * steps) if train.warmup_steps == "auto" else train.warmup_steps
-    if warmup > steps:
-        what = f"{warmup} are more than the run's {steps} steps, so the learning rate would never be reached"
-        raise ConfigError(Problem("train.warmup_steps", what, "leave it auto"))
-    seconds_a_step = predictions.seconds(config, work, model, device, micro.checkpointing) / steps_an_epoch
-    save_steps = _save_steps(_checkpoint_bytes(config, model) / disk_speed, seconds_a_step, steps)
-    usual = LEARNING_RATES[train.method][train.adapter]
-    return Settings(
-        adapter=train.adapter,
-        effective_batch_size=wanted,
-        batch_size=batch,
-        gradient_accumulation_steps=accumulation,
-        learning_rate=usual if train.learning_rate == "auto" else train.learning_rate,
-        steps=steps,
-        epochs=steps / steps_an_epoch,
-        warmup_steps=warmup,
-        save_steps=save_steps if train.save_steps == "auto" else train.save_steps,
-        eval_steps=math.ceil(steps / VALIDATIONS) if train.eval_steps == "auto" else train.eval_steps,
-        gradient_checkpointing=micro.checkpointing,
-        processes=processes,
-        strategy=strategy,
-    )
+    plan = planned(run_id, folder, config, model, prepared, device)
+    if device.kind == "cuda" or config.train.batch_size == "auto":
+        plan = _as_measured(plan, device, measure(plan, int(devices.ROOM * device.memory), on_line))
+    write(folder / "plan.json", plan)
+    return plan
 
 
-def _save_steps(seconds_a_save: float, seconds_a_step: float, steps: int) -> int:
-    """About ten checkpoints; more where a crash would cost over ten minutes, and fewer where saving would cost 2 %."""
-    at_risk = int(SECONDS_AT_RISK / seconds_a_step)
-    affordable = math.ceil((SAVE_OVERHEAD + seconds_a_save) / (SAVING_SHARE * seconds_a_step))
-    return min(steps, max(1, affordable, min(at_risk, math.ceil(steps / CHECKPOINTS))))
+def refitted(plan: TrainingPlan, config: Config, device: Device) -> TrainingPlan:
+    """The plan of an unfinished training with the micro-batches that `config` asks for now.
+
+    Its steps stay as they are: as many, of the same sequences. The same plan where nothing differs.
+    """
+    asked = {name: getattr(config.train, name) for name in HOW_A_STEP_IS_MADE}
+    if asked == {name: getattr(plan.config.train, name) for name in HOW_A_STEP_IS_MADE}:
+        return plan
+    wanted = _with(plan.config, **asked, effective_batch_size=plan.settings.effective_batch_size)
+    prepared = plan.prepared
+    work = Work(prepared.sequences, prepared.tokens, prepared.longest, prepared.rows["train"])
+    settled = settling.settle(wanted, work, plan.model, device)
+    settings = plan.settings.model_copy(update={name: getattr(settled, name) for name in HOW_A_STEP_IS_MADE})
+    again = plan.model_copy(update={"config": _with(plan.config, **asked), "settings": settings})
+    write(Path(plan.folder) / "plan.json", again)
+    return again
 
 
-def predict(config: Config, settings: Settings, work: Work, model: ModelPlan, device: Device) -> Predicted:
-    """Tokens, memory, time and disk of the whole training."""
-    checkpoint = _checkpoint_bytes(config, model)
-    kept = config.train.save_total_limit + 1  # one more while it is being written
-    final = model.parameters * BYTES[config.model.dtype]
-    device = device._replace(shards=settings.shards)
-    again, accumulates = settings.gradient_checkpointing, settings.gradient_accumulation_steps > 1
-    return Predicted(
-        tokens=int(work.tokens * settings.epochs),
-        memory_bytes=predictions.memory(
-            config, model, device, Micro(settings.batch_size * work.longest, again, accumulates)
-        ),
-        seconds=predictions.seconds(config, work, model, device, again) * settings.epochs,
-        checkpoint_bytes=checkpoint,
-        model_bytes=final,
-        disk_bytes=checkpoint * kept + final,
-    )
+def _with(config: Config, **train: Any) -> Config:
+    """The configuration with some keys of `train`."""
+    return config.model_copy(update={"train": config.train.model_copy(update=train)})
 
 
-def _checkpoint_bytes(config: Config, model: ModelPlan) -> int:
-    return predictions.trained_parameters(config, model) * 12  # float32 weights and two moments
+def _as_measured(plan: TrainingPlan, device: Device, found: Measured) -> TrainingPlan:
+    """The plan for a device of the speed and memory that were measured."""
+    guessed = plan.predicted.seconds / plan.predicted.tokens
+    as_fast = device._replace(flops=device.flops * guessed / found.seconds_a_token)
+    sizes = {"batch_size": found.batch_size, "effective_batch_size": plan.settings.effective_batch_size}
+    config = _with(plan.config, **sizes)
+    again = planned(plan.run_id, Path(plan.folder), config, plan.model, plan.prepared, as_fast)
+    predicted = again.predicted.model_copy(update={"memory_bytes": found.memory_bytes, "measured": True})
+    return plan.model_copy(update={"settings": again.settings, "predicted": predicted})
+
+
+def measure(plan: TrainingPlan, room: int, on_line: Callable[[str], None]) -> Measured:
+    """Try the plan's micro-batch: smaller ones until one fits, larger ones while they surely do. `room` in bytes.
+
+    Raises ConfigError where not even one sequence fits, or the batch size that was given does not.
+    """
+    wanted, batch = plan.settings.effective_batch_size, plan.settings.batch_size
+    sizes = [size for size in range(1, wanted + 1) if wanted % size == 0]
+    failed, found = wanted + 1, None
+    while True:
+        try:
+            found = _try(plan, batch, on_line)
+        except (OutOfMemory, ProcessDied) as error:  # on a CPU the kernel ends who takes too much
+            failed = batch
+            smaller = [size for size in sizes if size < batch]
+            if plan.config.train.batch_size != "auto" or not smaller:
+                raise ConfigError(_does_not_fit(plan, batch)) from error
+            batch = smaller[-1]
+            if found is None:
+                continue
+            return found
+        larger = [size for size in sizes if batch < size < failed]
+        if plan.config.train.batch_size != "auto" or not larger or found.memory_bytes * larger[0] / batch > room:
+            return found
+        batch = larger[0]
+
+
+def _does_not_fit(plan: TrainingPlan, batch: int) -> Problem:
+    what = f"{batch} of the longest sequences ({plan.prepared.longest} tokens) do not fit into {plan.device_name}"
+    remedy = "leave it auto" if batch > 1 else "use train.adapter=lora, or lower data.max_length"
+    return Problem("train.batch_size", what, remedy)
+
+
+def _try(plan: TrainingPlan, batch: int, on_line: Callable[[str], None]) -> Measured:
+    accumulation = min(ACCUMULATED, plan.settings.effective_batch_size // batch)
+    update = {
+        "batch_size": batch,
+        "gradient_accumulation_steps": accumulation,
+        "effective_batch_size": batch * accumulation,
+        "steps": STEPS,
+        "warmup_steps": 0,
+        "eval_steps": STEPS,
+    }
+    with _folder(Path(plan.folder) / ".trial") as folder:
+        tried = plan.model_copy(update={"settings": plan.settings.model_copy(update=update)})
+        write(folder / "plan.json", tried)
+        processes.run("smollm3_ft.trial", str(folder / "plan.json"), on_line=on_line)
+        result = files.read_json(folder / "trial.json")
+    return Measured(batch, result["seconds_a_token"], result["memory_bytes"])
+
+
+@contextmanager
+def _folder(folder: Path) -> Iterator[Path]:
+    """A folder for a while."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write(path: Path, plan: TrainingPlan) -> None:
@@ -219,26 +226,6 @@ def check_made_here(plan: TrainingPlan, accepted: list[dict[str, Any]]) -> None:
             raise ConfigError(Problem("plan.json", what, "use the same checkout, or go on with --accept-changes"))
 
 
-def facts(settings: Settings, predicted: Predicted) -> list[tuple[str, str]]:
-    """Name and value of each settled and predicted quantity."""
-    s, p = settings, predicted
-    about = "measured:" if p.measured else "about"
-    at_risk = pages.duration(p.seconds / s.steps * s.save_steps)
-    batch = f"{s.effective_batch_size} sequences ({s.batch_size} × {s.gradient_accumulation_steps}"
-    batch += f" × {s.processes} processes, {s.strategy})" if s.processes > 1 else ")"
-    return [
-        ("adapter", s.adapter),
-        ("steps", f"{s.steps:,} ({s.epochs:.2f} epochs)"),
-        ("batch", batch),
-        ("learning rate", f"{s.learning_rate:g} after {s.warmup_steps} steps of warm-up"),
-        ("checkpoint", f"every {s.save_steps} steps ({at_risk}), {files.gib(p.checkpoint_bytes)} each"),
-        ("tokens in all", f"about {p.tokens:,}"),
-        ("memory", f"{about} {files.gib(p.memory_bytes)}{' in each process' if s.processes > 1 else ''}"),
-        ("disk", f"about {files.gib(p.disk_bytes)}"),
-        ("training time", f"{about} {pages.duration(p.seconds)}"),
-    ]
-
-
 def check_processes(plan: TrainingPlan, config: Config) -> None:
     """Raise ConfigError where a run is to go on with other processes than its plan and its checkpoints are of."""
     planned, wanted = plan.settings, config.compute
@@ -248,86 +235,3 @@ def check_processes(plan: TrainingPlan, config: Config) -> None:
         if now not in (before, "auto") and (key == "num_processes" or planned.processes > 1):
             what = f"is {now}, but {plan.name} has begun to train with {before}"
             raise ConfigError(Problem(f"compute.{key}", what, f"go on with {before}, or start over with --fresh"))
-
-
-def _strategy(config: Config, work: Work, model: ModelPlan, device: Device) -> Literal["alone", "ddp", "fsdp2"]:
-    """How the processes share the work: each with the whole model where it fits, else each with a part of it."""
-    processes, chosen = config.compute.num_processes, config.compute.strategy
-    if device.kind == "cuda" and processes > device.number:
-        what = f"{processes} need a GPU each, there are {device.number}"
-        raise ConfigError(Problem("compute.num_processes", what, f"use at most {device.number}"))
-    if processes == 1:
-        return "alone"
-    if config.train.adapter == "qlora":
-        if chosen == "fsdp2":
-            what = "fsdp2 does not spread the 4-bit weights of qlora"
-            raise ConfigError(Problem("compute.strategy", what, "use ddp, or train.adapter=lora"))
-        return "ddp"
-    if chosen != "auto":
-        return chosen
-    needed = predictions.memory(config, model, device, Micro(work.longest, _checkpointing(config)[-1]))
-    return "ddp" if needed <= ROOM * device.memory else "fsdp2"
-
-
-def _sizes(config: Config, work: Work, model: ModelPlan, device: Device) -> tuple[int, int, int]:
-    """Effective batch, micro-batch and accumulation: those given, and the others so that the first is their product."""
-    train, processes = config.train, config.compute.num_processes
-    given_batch = None if train.batch_size == "auto" else train.batch_size
-    given_accumulation = None if train.gradient_accumulation_steps == "auto" else train.gradient_accumulation_steps
-    if train.effective_batch_size != "auto":
-        wanted = train.effective_batch_size
-    else:
-        unit = (given_batch or 1) * (given_accumulation or 1) * processes
-        wanted = unit if given_batch and given_accumulation else unit * max(1, _usual_batch(work.sequences) // unit)
-    if given_batch is None and given_accumulation is None:
-        batch = _largest(config, max(1, wanted // processes), work, model, device)
-    else:
-        batch = given_batch or max(1, wanted // (given_accumulation or 1) // processes)
-    accumulation = given_accumulation or max(1, wanted // batch // processes)
-    if wanted != batch * accumulation * processes:
-        what = f"{wanted} is not batch_size {batch} × gradient_accumulation_steps {accumulation}"
-        what += f" × num_processes {processes}" if processes > 1 else ""
-        raise ConfigError(Problem("train.effective_batch_size", what, "leave one of them auto"))
-    return wanted, batch, accumulation
-
-
-def _usual_batch(sequences: int) -> int:
-    """The largest power of two up to 32 that leaves at least 100 steps an epoch."""
-    return 1 << int(math.log2(max(1, min(LARGEST_BATCH, sequences // STEPS_WANTED))))
-
-
-def _largest(config: Config, wanted: int, work: Work, model: ModelPlan, device: Device) -> int:
-    """The micro-batch that divides the wanted batch, fits, and lets a token cost least; of equals the largest.
-
-    A smaller one may keep activations that a larger one would have to make again.
-    """
-    costs: dict[int, float] = {}
-    for batch in sorted((b for b in range(1, wanted + 1) if wanted % b == 0), reverse=True):
-        micro = _fitted(config, batch, batch < wanted, work, model, device)
-        if micro is not None:
-            costs[batch] = predictions.relative_cost(model, micro)
-    if costs:
-        return min(costs, key=lambda batch: costs[batch])
-    least = Micro(work.longest, _checkpointing(config)[-1], wanted > 1)
-    needed = files.gib(predictions.memory(config, model, device, least))
-    what = f"one sequence of {work.longest} tokens needs {needed}, {device.name} has {files.gib(device.memory)}"
-    lighter = {"none": "use train.adapter=lora, or ", "lora": "use train.adapter=qlora, or "}
-    remedy = f"{lighter.get(config.train.adapter, '')}lower data.max_length"
-    raise ConfigError(Problem("train.batch_size", what, remedy))
-
-
-def _fitted(
-    config: Config, batch: int, accumulates: bool, work: Work, model: ModelPlan, device: Device
-) -> Micro | None:
-    """A micro-batch with as little computed twice as fits; None where it does not fit at all."""
-    for every in _checkpointing(config):
-        micro = Micro(batch * work.longest, every, accumulates)
-        if predictions.memory(config, model, device, micro) <= ROOM * device.memory:
-            return micro
-    return None
-
-
-def _checkpointing(config: Config) -> tuple[int, ...]:
-    """Of every how many layers activations may be made again, the fastest first."""
-    given = config.train.gradient_checkpointing
-    return (0, 12, 6, 4, 3, 2, 1) if given == "auto" else (int(given),)

@@ -9,7 +9,19 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from smollm3_ft import adapters, chat, devices, disk, documents, fit, models, packing, predictions, preparing, sources
+from smollm3_ft import (
+    adapters,
+    chat,
+    devices,
+    disk,
+    documents,
+    models,
+    packing,
+    predictions,
+    preparing,
+    settling,
+    sources,
+)
 from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.models import ModelPlan
@@ -26,8 +38,8 @@ class Estimate(BaseModel):
 
     rows: int | None
     tokens: int | None
-    settings: fit.Settings | None
-    predicted: fit.Predicted | None
+    settings: settling.Settings | None
+    predicted: settling.Predicted | None
     device: str
 
 
@@ -95,8 +107,8 @@ def _estimate(config: Config, model: ModelPlan, pinned: tuple[SourcePlan, ...]) 
     longest = config.data.max_length if packs else max(sampled)
     work = predictions.Work(max(1, round(packed * kept / len(sampled))), tokens, longest)
     config = adapters.settled(config, work, model, device)
-    settings = fit.settle(config, work, model, device)
-    predicted = fit.predict(config, settings, work, model, device)
+    settings = settling.settle(config, work, model, device)
+    predicted = settling.predict(config, settings, work, model, device)
     return Estimate(rows=rows, tokens=tokens, settings=settings, predicted=predicted, device=device.name)
 
 
@@ -138,7 +150,7 @@ def facts(plan: Plan, from_environment: dict[str, str]) -> list[tuple[str, str]]
         found += [
             ("rows", f"{estimate.rows:,}"),
             ("tokens an epoch", f"about {estimate.tokens:,}, from a sample"),
-            *fit.facts(estimate.settings, estimate.predicted),
+            *settling.facts(estimate.settings, estimate.predicted),
         ]
     found += [("from the environment", f"{key} ({name})") for key, name in from_environment.items()]
     return found

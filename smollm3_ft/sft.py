@@ -21,10 +21,11 @@ import trl
 
 from smollm3_ft import checkpoints, devices, disk, files, flops, order, processes, ranks, scoring
 from smollm3_ft.errors import TrainingError
-from smollm3_ft.fit import Settings, TrainingPlan
+from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.journal import Journal, read
 from smollm3_ft.progress import PROGRESS, Progress
 from smollm3_ft.scoring import Score
+from smollm3_ft.settling import Settings
 
 
 class Shares(torch.utils.data.Sampler[list[int]]):

@@ -22,7 +22,6 @@ from smollm3_ft import (
     devices,
     files,
     fit,
-    fitting,
     identity,
     journal,
     locks,
@@ -70,7 +69,7 @@ def fit_to_device(run: Run, plan: Plan, prepared: Prepared, kept: TrainingPlan |
     """Settle every `auto` for this machine, fetch the model, and write `plan.json`, once for a run."""
     if kept is not None:
         return kept
-    return fitting.made(run.run_id, run.path, run.config, plan.model, prepared, devices.detect(), log.info)
+    return fit.made(run.run_id, run.path, run.config, plan.model, prepared, devices.detect(), log.info)
 
 
 @task(**options("evaluate base", timeout=DAYS))
@@ -124,7 +123,7 @@ def fit_run(run: Run, plan: Plan, prepared: Prepared) -> TrainingPlan:
         kept = None
     if kept is not None and _trained(kept) is None:
         fit.check_processes(kept, run.config)
-        kept = fitting.refitted(kept, run.config, devices.detect())
+        kept = fit.refitted(kept, run.config, devices.detect())
     return call(fit_to_device, run, plan, prepared, fingerprint=run.run_id, kept=kept)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from smollm3_ft import chat as chats
-from smollm3_ft import data, devices, fitting, layers, models, resolve, runs, shards, sources
+from smollm3_ft import data, devices, fit, layers, models, resolve, runs, shards, sources
 from smollm3_ft.config import Config
 from smollm3_ft.data import Prepared
 from smollm3_ft.errors import ConfigError, Problem
@@ -109,7 +109,7 @@ def make_plan(tiny: Path) -> MakePlan:
         asked = data.request(pinned, config.data, config.seed, config.train.method, tiny, model.chat_digest, *folders)
         prepared = data.prepare(asked)
         device = devices.Device("cpu", "the test's CPU", 2**33, 2e10)
-        return fitting.made(run.run_id, run.path, config, model, prepared, device)
+        return fit.made(run.run_id, run.path, config, model, prepared, device)
 
     return make
 

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from conftest import MakePlan, configure, facts
 
-from smollm3_ft import fit, identity, predictions
+from smollm3_ft import fit, identity, predictions, settling
 from smollm3_ft.devices import Device
 from smollm3_ft.errors import ConfigError
-from smollm3_ft.fit import Settings, TrainingPlan, Work
+from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.models import ModelPlan
-from smollm3_ft.predictions import Micro
+from smollm3_ft.predictions import Micro, Work
+from smollm3_ft.settling import Settings
 
 CPU = Device("cpu", "2 CPU cores", 8 * 2**30, 2.4e10)
 H100 = Device("cuda", "H100", 80 * 2**30, 4e14)
@@ -61,7 +62,7 @@ def taking(seconds: float) -> Device:
 
 def settled(sequences: int = 1000, model: ModelPlan = MILLION, device: Device = CPU, **given: Any) -> Settings:
     work = Work(sequences, sequences * 100, 128)
-    return fit.settle(configure(**{**ALL_AUTO, **given}), work, model, device)
+    return settling.settle(configure(**{**ALL_AUTO, **given}), work, model, device)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +227,7 @@ def test_saving_takes_a_fiftieth_of_the_time() -> None:
     """Where a checkpoint takes long to write, there are fewer: with 15 seconds a save and 3 a step, every 250 steps."""
     work, speed = Work(1000, 100_000, 128), MILLION.parameters * 12 / 14.85
     config = configure(**ALL_AUTO, train__max_steps=2000)
-    assert fit.settle(config, work, MILLION, taking(3), speed).save_steps == 250
+    assert settling.settle(config, work, MILLION, taking(3), speed).save_steps == 250
 
 
 def test_a_short_training_is_saved_at_its_end() -> None:
@@ -251,7 +252,7 @@ def test_predictions_grow_with_the_epochs() -> None:
     """Twice the epochs take twice the tokens and the time, and the same memory."""
     work = Work(1000, 100_000, 128)
     once, twice = (
-        fit.predict(config, fit.settle(config, work, MILLION, CPU), work, MILLION, CPU)
+        settling.predict(config, settling.settle(config, work, MILLION, CPU), work, MILLION, CPU)
         for config in (configure(train__epochs=1), configure(train__epochs=2))
     )
     assert (twice.tokens, twice.seconds) == (2 * once.tokens, pytest.approx(2 * once.seconds))
@@ -263,7 +264,7 @@ def test_more_checkpoints_take_more_disk() -> None:
     work, needed = Work(1000, 100_000, 128), []
     for limit in (1, 5):
         config = configure(train__save_total_limit=limit)
-        needed.append(fit.predict(config, fit.settle(config, work, MILLION, CPU), work, MILLION, CPU))
+        needed.append(settling.predict(config, settling.settle(config, work, MILLION, CPU), work, MILLION, CPU))
     assert needed[1].disk_bytes - needed[0].disk_bytes == 4 * needed[0].checkpoint_bytes
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from smollm3_ft import checkpoints, devices, fit, fitting, processes
+from smollm3_ft import checkpoints, devices, fit, processes
 from smollm3_ft.errors import FinetuneError
 from smollm3_ft.fit import TrainingPlan
 
@@ -120,7 +120,7 @@ def with_smaller_batches(plan: TrainingPlan) -> Trained:
     """Killed at its second checkpoint, and gone on with half the micro-batch."""
     end = attempt(plan, "8", "checkpoint", "SIGKILL")
     train = plan.config.train.model_copy(update={"batch_size": plan.settings.batch_size // 2})
-    smaller = fitting.refitted(plan, plan.config.model_copy(update={"train": train}), devices.detect())
+    smaller = fit.refitted(plan, plan.config.model_copy(update={"train": train}), devices.detect())
     return Trained(smaller, [end, attempt(smaller)])
 
 

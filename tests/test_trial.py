@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import MakePlan
 
-from smollm3_ft import devices, fit, fitting
+from smollm3_ft import devices, fit
 from smollm3_ft.errors import ConfigError
 from smollm3_ft.fit import TrainingPlan
 
@@ -64,7 +64,7 @@ def test_what_does_not_fit_is_made_smaller(make_plan: MakePlan, tmp_path: Path, 
 def test_a_change_of_the_micro_batch_keeps_the_steps(fitted: TrainingPlan) -> None:
     """An unfinished run goes on with another micro-batch: the same sequences a step, the same number of steps."""
     train = fitted.config.train.model_copy(update={"batch_size": 2})
-    again = fitting.refitted(fitted, fitted.config.model_copy(update={"train": train}), devices.detect())
+    again = fit.refitted(fitted, fitted.config.model_copy(update={"train": train}), devices.detect())
     settings = {"batch_size": 2, "gradient_accumulation_steps": 4}
     assert again.settings == fitted.settings.model_copy(update=settings)
     assert fit.read(Path(fitted.folder) / "plan.json") == again
@@ -74,4 +74,4 @@ def test_a_given_batch_that_does_not_divide_the_step(fitted: TrainingPlan) -> No
     """A micro-batch with which the steps would not stay as they are is refused."""
     train = fitted.config.train.model_copy(update={"batch_size": 3})
     with pytest.raises(ConfigError, match="8 is not batch_size 3"):
-        fitting.refitted(fitted, fitted.config.model_copy(update={"train": train}), devices.detect())
+        fit.refitted(fitted, fitted.config.model_copy(update={"train": train}), devices.detect())
