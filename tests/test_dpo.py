@@ -204,7 +204,6 @@ def test_an_adapter_learns_preferences(trainer: Build, make_plan: MakePlan, tmp_
     first, *_, last = (line.values for line in lines if line.kind == "train")
     assert (first["reward_margin"], first["loss"]) == (0.0, pytest.approx(math.log(2)))
     assert last["reward_margin"] > 0.1
-    assert [line.values["reward_margin"] for line in lines if line.kind == "eval"][-1] > 0.1
     assert all(torch.equal(before[name], weight) for name, weight in work.model.named_parameters() if name in before)
 
 
