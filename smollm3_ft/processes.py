@@ -11,12 +11,14 @@ import collections
 import contextlib
 import contextvars
 import json
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import IO
@@ -131,15 +133,19 @@ class StopRequest:
     def __init__(self) -> None:
         self._above = os.getppid()
         self._started_by = int(os.environ.get(PARENT, self._above))
-        self._told = False
+        self._told_at: float | None = None
         signal.signal(signal.SIGTERM, self._tell)
         signal.signal(signal.SIGINT, self._tell)
 
     def _tell(self, _signal: int, _frame: FrameType | None) -> None:
-        self._told = True
+        self._told_at = time.monotonic()
+
+    def seconds_left(self) -> float:
+        """Until this child is ended: no end where nobody is there to do it."""
+        return math.inf if self._told_at is None else self._told_at + SECONDS_TO_STOP - time.monotonic()
 
     def __bool__(self) -> bool:
-        return self._told or os.getppid() != self._above or not self._is_below_its_starter()
+        return self._told_at is not None or os.getppid() != self._above or not self._is_below_its_starter()
 
     def _is_below_its_starter(self) -> bool:
         if self._above == self._started_by:

@@ -9,6 +9,7 @@ import itertools
 import math
 import resource
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         self.journal = journal
         self.folder = folder
         self.progress = Progress()
+        self.seconds_a_save = 2 * plan.predicted.checkpoint_bytes / disk.USUAL_SPEED  # written, and read for its digest
         self.alerted = {record.step for record in read(Path(plan.folder) / "metrics.jsonl") if record.kind == "alert"}
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -257,6 +259,7 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         """
         self.check_weights()
         processes.beat()
+        began = time.monotonic()
         staging = self.folder / ".partial-save"
         ranks.from_first(lambda: shutil.rmtree(staging, ignore_errors=True))
         try:
@@ -268,6 +271,7 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
         finally:
             if ranks.is_first():
                 shutil.rmtree(staging, ignore_errors=True)
+        self.seconds_a_save = time.monotonic() - began
         self.journal.write("event", {"what": "checkpoint"}, self.state.global_step)
 
     def _publish(self, staged: Path) -> None:

@@ -60,6 +60,7 @@ def _build(kind: type[Kind], plan: TrainingPlan, journal: Journal, watch: Watch,
     for weight in trainer.model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()  # TRL makes QLoRA's adapter bfloat16, in which AdamW loses updates
+    watch.trainer = trainer
     return trainer
 
 

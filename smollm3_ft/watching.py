@@ -8,6 +8,7 @@ import transformers
 
 from smollm3_ft import ranks
 from smollm3_ft.processes import StopRequest
+from smollm3_ft.sft import SftTrainer
 
 
 class Watch(transformers.TrainerCallback):  # type: ignore[misc]  # the library has no types
@@ -15,10 +16,14 @@ class Watch(transformers.TrainerCallback):  # type: ignore[misc]  # the library 
 
     def __init__(self, stop: StopRequest) -> None:
         self.stop = stop
+        self.trainer: SftTrainer | None = None
 
     def on_step_end(self, _args: Any, state: Any, control: transformers.TrainerControl, **_: Any) -> None:
         if state.global_step >= state.max_steps:
             control.should_log = True  # the last steps have their line, whatever logging_steps is
         if ranks.any_of(bool(self.stop)):  # all stop behind the same step
-            control.should_save = True
+            assert self.trainer is not None
+            # A save that is cut short would leave nothing but the checkpoint before it, which is there anyway.
+            too_late = self.stop.seconds_left() < self.trainer.seconds_a_save
+            control.should_save = not ranks.any_of(too_late)
             control.should_training_stop = True

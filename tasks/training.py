@@ -42,7 +42,7 @@ from tasks.steps import call, log, options
 
 SECONDS_BETWEEN_UPDATES = 5
 DAYS = 24 * 3600
-EVALUATION_CODE = ("evaluation", "scoring", "batches")
+EVALUATION_CODE = ("attention", "batches", "evaluation", "scoring")
 
 
 class Trained(BaseModel):
