@@ -1,6 +1,5 @@
 """QLoRA: an adapter trained on four bits, and put on the base model as it was. Runs on the CPU too."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from smollm3_ft import batches, evaluation, scoring, shards, trainers
 
 pytestmark = [
     pytest.mark.process,
-    pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes (the extra gpu)"),
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
 ]
 
