@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from smollm3_ft import devices, files
-from smollm3_ft.errors import ConfigError, Problem, TrainingError
+from smollm3_ft.errors import ConfigError, FinetuneError, Problem, TrainingError
 
 USUAL_SPEED = 1e9  # bytes a second that a disk writes and flushes
 MIB = 2**20
@@ -44,9 +44,12 @@ def named_when_full(folder: Path, needed: int = 0) -> Iterator[None]:
     """Raise TrainingError for a write that failed where `folder` takes nothing or has less free than `needed` bytes."""
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except FinetuneError:
+        raise  # its cause is known
+    except Exception as error:  # tokenizers has no kind of its own
         free = devices.free_disk(folder)
-        if is_full(error) or free < needed or _takes_nothing(folder):
+        may_be = isinstance(error, OSError | RuntimeError | SafetensorError)
+        if is_full(error) or (may_be and (free < needed or _takes_nothing(folder))):
             what = f"the disk is full: {folder} has {files.gib(free)} free"
             what += f", {files.gib(needed)} were to be written" if needed else ""
             what += ", and takes no more: a quota may be used up" if free > max(needed, MIB) else ""
