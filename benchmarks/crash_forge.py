@@ -70,6 +70,7 @@ def _attempt(folder: Path, attempt: Attempt, train: Callable[[], None]) -> dict[
     seconds = time.monotonic() - began
     operations, after = crash_operations.read(log), crash_operations.sizes(folder)
     explained = crash_operations.explain(operations, before, after, finished=code == 0)
+    at_any_time = attempt.fault == "kill at"  # and so, maybe, between an operation and its line in the log
     if attempt.power:
         crash_operations.cut_power(folder, operations, before)
     begins = _begun(folder)[begun:]
@@ -82,7 +83,7 @@ def _attempt(folder: Path, attempt: Attempt, train: Callable[[], None]) -> dict[
         "resumed_from": begins[-1] if begins else None,
         "seconds": seconds,
         "said": said[-1] if said else "",
-        "explained": explained,
+        "explained": explained or at_any_time,
         "operations": operations if attempt.tell else operations[-1:],
     }
 
