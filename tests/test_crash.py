@@ -48,6 +48,7 @@ POWER_CUTS = {
 AT_SHARES = {"at a third of its time": 0.33, "at three quarters of its time": 0.75}
 FULL = {
     "no room for the optimizer": ("full", "write", "checkpoint-4/optimizer.pt", 10),
+    "no room within the tokenizer": ("full half", "write", "checkpoint-2/tokenizer.json", 0),
     "no room within the weights": ("full half", "write", "checkpoint-2/.tmp", 1),
     "no room in a line of the journal": ("full half", "write", "metrics.jsonl", 1),
     "no room for the journal": ("full", "create", "metrics.jsonl", 0),
