@@ -141,7 +141,7 @@ def measure(plan: TrainingPlan, room: int, on_line: Callable[[str], None]) -> Me
 
     Raises ConfigError where not even one sequence fits, or the batch size that was given does not.
     """
-    wanted, batch = plan.settings.effective_batch_size, plan.settings.batch_size
+    wanted, batch = plan.settings.effective_batch_size // plan.settings.processes, plan.settings.batch_size
     sizes = [size for size in range(1, wanted + 1) if wanted % size == 0]
     failed, found = wanted + 1, None
     while True:
@@ -169,11 +169,12 @@ def _does_not_fit(plan: TrainingPlan, batch: int) -> Problem:
 
 
 def _try(plan: TrainingPlan, batch: int, on_line: Callable[[str], None]) -> Measured:
-    accumulation = min(ACCUMULATED, plan.settings.effective_batch_size // batch)
+    count = plan.settings.processes
+    accumulation = min(ACCUMULATED, plan.settings.effective_batch_size // count // batch)
     update = {
         "batch_size": batch,
         "gradient_accumulation_steps": accumulation,
-        "effective_batch_size": batch * accumulation,
+        "effective_batch_size": batch * accumulation * count,
         "steps": STEPS,
         "warmup_steps": 0,
         "eval_steps": STEPS,
@@ -181,7 +182,7 @@ def _try(plan: TrainingPlan, batch: int, on_line: Callable[[str], None]) -> Meas
     with _folder(Path(plan.folder) / ".trial") as folder:
         tried = plan.model_copy(update={"settings": plan.settings.model_copy(update=update)})
         write(folder / "plan.json", tried)
-        processes.run("smollm3_ft.trial", str(folder / "plan.json"), on_line=on_line)
+        processes.run("smollm3_ft.trial", str(folder / "plan.json"), on_line=on_line, count=count)
         result = files.read_json(folder / "trial.json")
     return Measured(batch, result["seconds_a_token"], result["memory_bytes"])
 

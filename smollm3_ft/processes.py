@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
-from typing import IO
+from typing import IO, NamedTuple
 
 import psutil
 
@@ -122,17 +122,39 @@ def child(work: Callable[[], None]) -> int:
 def beat() -> None:
     """Say to the parent that this child goes on."""
     try:
-        print(BEAT, flush=True)  # noqa: T201  # the parent listens
+        sys.stdout.write(f"{BEAT}\n")  # in one piece: other processes may write beside it
+        sys.stdout.flush()
     except BrokenPipeError:  # or it is gone, which `StopRequest` sees: what is said from now on is for nobody
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Above(NamedTuple):
+    """Who started this child: the process itself, or one behind a launcher."""
+
+    parent: int
+    starter: int
+
+    def is_there(self) -> bool:
+        if os.getppid() != self.parent:
+            return False
+        if self.parent == self.starter:
+            return True
+        try:
+            return psutil.Process(self.parent).ppid() == self.starter  # a launcher is between
+        except psutil.NoSuchProcess:
+            return False
+
+
+def above() -> Above:
+    """Who is above this process now; who started it may be gone already."""
+    return Above(os.getppid(), int(os.environ.get(PARENT, os.getppid())))
 
 
 class StopRequest:
     """Whether this child should save and end: it was told to by a signal, or its parent or launcher is gone."""
 
     def __init__(self) -> None:
-        self._above = os.getppid()
-        self._started_by = int(os.environ.get(PARENT, self._above))
+        self._above = above()
         self._told_at: float | None = None
         signal.signal(signal.SIGTERM, self._tell)
         signal.signal(signal.SIGINT, self._tell)
@@ -145,33 +167,19 @@ class StopRequest:
         return math.inf if self._told_at is None else self._told_at + SECONDS_TO_STOP - time.monotonic()
 
     def __bool__(self) -> bool:
-        return self._told_at is not None or os.getppid() != self._above or not self._is_below_its_starter()
-
-    def _is_below_its_starter(self) -> bool:
-        if self._above == self._started_by:
-            return True
-        try:
-            return psutil.Process(self._above).ppid() == self._started_by  # a launcher is between
-        except psutil.NoSuchProcess:
-            return False
+        return self._told_at is not None or not self._above.is_there()
 
 
 def end_with_parent() -> None:
-    """End this process at once when its parent is gone; for work that is simply done again."""
-    parent = _parent()
-    wake = threading.Event()
+    """End this process at once when its parent or launcher is gone; for work that is simply done again."""
+    started, wake = above(), threading.Event()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while started.is_there():
             wake.wait(1)
         os._exit(INTERRUPTED)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _parent() -> int:
-    """The process that started this one: it may be gone before this one asks."""
-    return int(os.environ.get(PARENT, os.getppid()))
 
 
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:

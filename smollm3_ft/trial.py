@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import torch
 import transformers
 
-from smollm3_ft import files, fit, memory, processes, trainers
+from smollm3_ft import files, fit, memory, processes, ranks, trainers
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.journal import Journal
 
@@ -46,7 +46,7 @@ def main() -> None:
     plan = fit.read(Path(sys.argv[1]))
     folder, settings = Path(plan.folder), plan.settings
     with memory.named_when_short(settings.batch_size):
-        journal = Journal(folder / "metrics.jsonl", plan.run_id)
+        journal = Journal(folder / "metrics.jsonl" if ranks.is_first() else Path(os.devnull), plan.run_id)
         trainer = trainers.TRAINERS[plan.config.train.method](plan, journal, processes.StopRequest())
         trainer.train_dataset = _longest(trainer.train_dataset, settings.effective_batch_size * settings.steps)
         if trainer.eval_dataset is not None:
@@ -56,10 +56,8 @@ def main() -> None:
         trainer.add_callback(clock)
         trainer.train()
     (began, before), (ended, after) = clock.ends[0], clock.ends[-1]  # the first step warms up
-    files.write_json(
-        folder / RESULT,
-        {"seconds_a_token": (ended - began) / (after - before), "memory_bytes": trainer.peak_memory()},
-    )
+    took = {"seconds_a_token": (ended - began) / (after - before), "memory_bytes": trainer.peak_memory()}
+    ranks.from_first(lambda: files.write_json(folder / RESULT, took))
 
 
 def _longest(dataset: Any, count: int) -> Any:
