@@ -88,7 +88,7 @@ def settle(
     if warmup > steps:
         what = f"{warmup} are more than the run's {steps} steps, so the learning rate would never be reached"
         raise ConfigError(Problem("train.warmup_steps", what, "leave it auto"))
-    seconds_a_step = predictions.seconds(config, work, model, device, micro.checkpointing) / steps_an_epoch
+    seconds_a_step = max(1e-9, predictions.seconds(config, work, model, device, micro.checkpointing) / steps_an_epoch)
     save_steps = _save_steps(_checkpoint_bytes(config, model) / disk_speed, seconds_a_step, steps)
     usual = LEARNING_RATES[train.method][train.adapter]
     return Settings(

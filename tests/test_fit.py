@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from conftest import MakePlan, configure, facts
 
-from smollm3_ft import fit, identity, predictions, settling
+from smollm3_ft import devices, fit, identity, predictions, settling
 from smollm3_ft.devices import Device
 from smollm3_ft.errors import ConfigError
 from smollm3_ft.fit import TrainingPlan
@@ -160,7 +160,7 @@ def test_more_gpus_take_less_time() -> None:
 def test_a_small_device_accumulates() -> None:
     """Where a whole batch does not fit at once, it is taken in parts that do."""
     needed = predictions.memory(configure(**ALL_AUTO), MILLION, CPU, Micro(2 * 128, accumulates=True))
-    small = Device("cpu", "small", int(needed / fit.ROOM) + 1, 1e10)
+    small = Device("cpu", "small", int(needed / devices.ROOM) + 1, 1e10)
     settings = settled(device=small, train__effective_batch_size=8, train__gradient_checkpointing=False)
     assert (settings.batch_size, settings.gradient_accumulation_steps) == (2, 4)
 
