@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from smollm3_ft import adapters, devices, disk, files, identity, models, processes, settling
+from smollm3_ft import adapters, disk, files, identity, models, processes, settling
 from smollm3_ft.config import Config
 from smollm3_ft.data import Prepared
 from smollm3_ft.devices import Device
@@ -23,6 +23,9 @@ TRAINED = "training.json"  # the record of a finished training, beside plan.json
 HOW_A_STEP_IS_MADE = ("batch_size", "gradient_accumulation_steps", "gradient_checkpointing")
 STEPS = 3  # of a trial: the first warms up
 ACCUMULATED = 2  # micro-batches a step of a trial: with the second, gradients lie beside activations
+LESS = 0.85  # of the memory is believed to be there, when what was planned for it did not fit
+MUCH_LESS = 0.8  # of what was predicted was taken: there is room for more
+GIVEN_UP = 0.02  # of the memory
 
 
 class TrainingPlan(BaseModel):
@@ -47,10 +50,9 @@ class TrainingPlan(BaseModel):
     versions: dict[str, str]
 
 
-class Measured(NamedTuple):
+class Took(NamedTuple):
     """What a trial took: seconds a trained token, and the peak of memory in bytes."""
 
-    batch_size: int
     seconds_a_token: float
     memory_bytes: int
 
@@ -59,7 +61,7 @@ def planned(
     run_id: str, folder: Path, config: Config, model: ModelPlan, prepared: Prepared, device: Device
 ) -> TrainingPlan:
     """Settle and predict for a device, and fetch the model. Raises ConfigError where there is no room on the disk."""
-    work = Work(prepared.sequences, prepared.tokens, prepared.longest, prepared.rows["train"])
+    work = _work(prepared)
     config = adapters.settled(config, work, model, device)
     settings = settling.settle(config, work, model, device, disk.speed(folder))
     predicted = settling.predict(config, settings, work, model, device)
@@ -91,15 +93,19 @@ def made(
     device: Device,
     on_line: Callable[[str], None] = lambda _: None,
 ) -> TrainingPlan:
-    """The plan of a training, with the largest micro-batch that really fits, written into the run's folder.
+    """The plan of a training, with the micro-batch that really fits, written into the run's folder.
 
     It is tried on a GPU, and wherever the micro-batch is `auto`. Raises ConfigError where nothing fits.
     """
     plan = planned(run_id, folder, config, model, prepared, device)
     if device.kind == "cuda" or config.train.batch_size == "auto":
-        plan = _as_measured(plan, device, measure(plan, int(devices.ROOM * device.memory), on_line))
+        plan = tried(plan, device, on_line)
     write(folder / "plan.json", plan)
     return plan
+
+
+def _work(prepared: Prepared) -> Work:
+    return Work(prepared.sequences, prepared.tokens, prepared.longest, prepared.rows["train"])
 
 
 def refitted(plan: TrainingPlan, config: Config, device: Device) -> TrainingPlan:
@@ -111,9 +117,7 @@ def refitted(plan: TrainingPlan, config: Config, device: Device) -> TrainingPlan
     if asked == {name: getattr(plan.config.train, name) for name in HOW_A_STEP_IS_MADE}:
         return plan
     wanted = _with(plan.config, **asked, effective_batch_size=plan.settings.effective_batch_size)
-    prepared = plan.prepared
-    work = Work(prepared.sequences, prepared.tokens, prepared.longest, prepared.rows["train"])
-    settled = settling.settle(wanted, work, plan.model, device)
+    settled = settling.settle(wanted, _work(plan.prepared), plan.model, device)
     settings = plan.settings.model_copy(update={name: getattr(settled, name) for name in HOW_A_STEP_IS_MADE})
     again = plan.model_copy(update={"config": _with(plan.config, **asked), "settings": settings})
     write(Path(plan.folder) / "plan.json", again)
@@ -125,54 +129,66 @@ def _with(config: Config, **train: Any) -> Config:
     return config.model_copy(update={"train": config.train.model_copy(update=train)})
 
 
-def _as_measured(plan: TrainingPlan, device: Device, found: Measured) -> TrainingPlan:
-    """The plan for a device of the speed and memory that were measured."""
-    guessed = plan.predicted.seconds / plan.predicted.tokens
-    as_fast = device._replace(flops=device.flops * guessed / found.seconds_a_token)
-    sizes = {"batch_size": found.batch_size, "effective_batch_size": plan.settings.effective_batch_size}
-    config = _with(plan.config, **sizes)
-    again = planned(plan.run_id, Path(plan.folder), config, plan.model, plan.prepared, as_fast)
-    predicted = again.predicted.model_copy(update={"memory_bytes": found.memory_bytes, "measured": True})
-    return plan.model_copy(update={"settings": again.settings, "predicted": predicted})
+def tried(plan: TrainingPlan, device: Device, on_line: Callable[[str], None]) -> TrainingPlan:
+    """The plan with the micro-batch that fits by a trial, and with what that took.
 
-
-def measure(plan: TrainingPlan, room: int, on_line: Callable[[str], None]) -> Measured:
-    """Try the plan's micro-batch: smaller ones until one fits, larger ones while they surely do. `room` in bytes.
-
-    Raises ConfigError where not even one sequence fits, or the batch size that was given does not.
+    What does not fit is planned anew for less memory, what leaves much room for more. Raises ConfigError where nothing
+    fits.
     """
-    wanted, batch = plan.settings.effective_batch_size // plan.settings.processes, plan.settings.batch_size
-    sizes = [size for size in range(1, wanted + 1) if wanted % size == 0]
-    failed, found = wanted + 1, None
-    while True:
+    memory, seen = float(device.memory), list[Settings]()
+    best: TrainingPlan | None = None
+    while memory > GIVEN_UP * device.memory:
+        one = _for(plan, device._replace(memory=int(memory)))
+        if one is None or one.settings in seen:
+            if best is not None:
+                return best
+            memory *= LESS
+            continue
+        seen.append(one.settings)
         try:
-            found = _try(plan, batch, on_line)
-        except (OutOfMemory, ProcessDied) as error:  # on a CPU the kernel ends who takes too much
-            failed = batch
-            smaller = [size for size in sizes if size < batch]
-            if plan.config.train.batch_size != "auto" or not smaller:
-                raise ConfigError(_does_not_fit(plan, batch)) from error
-            batch = smaller[-1]
-            if found is None:
-                continue
-            return found
-        larger = [size for size in sizes if batch < size < failed]
-        if plan.config.train.batch_size != "auto" or not larger or found.memory_bytes * larger[0] / batch > room:
-            return found
-        batch = larger[0]
+            took = _try(one, on_line)
+        except (OutOfMemory, ProcessDied):  # on a CPU the kernel ends who takes too much
+            if best is not None:
+                return best
+            memory *= LESS
+            continue
+        best = _as_measured(one, device, took)
+        share = took.memory_bytes / one.predicted.memory_bytes
+        if share > MUCH_LESS:
+            return best
+        memory /= share
+    what = f"not even the smallest micro-batch ({plan.prepared.longest} tokens a sequence) fits into {plan.device_name}"
+    remedy = "leave train.batch_size auto, use train.adapter=lora, or lower data.max_length"
+    raise ConfigError(Problem("train.batch_size", what, remedy))
 
 
-def _does_not_fit(plan: TrainingPlan, batch: int) -> Problem:
-    what = f"{batch} of the longest sequences ({plan.prepared.longest} tokens) do not fit into {plan.device_name}"
-    remedy = "leave it auto" if batch > 1 else "use train.adapter=lora, or lower data.max_length"
-    return Problem("train.batch_size", what, remedy)
+def _for(plan: TrainingPlan, device: Device) -> TrainingPlan | None:
+    """The plan as it is for a device; None where nothing fits by arithmetic."""
+    work, speed = _work(plan.prepared), disk.speed(Path(plan.folder))
+    try:
+        settings = settling.settle(plan.config, work, plan.model, device, speed)
+    except ConfigError:
+        return None
+    predicted = settling.predict(plan.config, settings, work, plan.model, device)
+    return plan.model_copy(update={"settings": settings, "predicted": predicted})
 
 
-def _try(plan: TrainingPlan, batch: int, on_line: Callable[[str], None]) -> Measured:
-    count = plan.settings.processes
-    accumulation = min(ACCUMULATED, plan.settings.effective_batch_size // count // batch)
+def _as_measured(plan: TrainingPlan, device: Device, took: Took) -> TrainingPlan:
+    """A plan for the speed and the memory that were measured: when to save follows from the speed."""
+    guessed = plan.predicted.seconds / plan.predicted.tokens
+    as_fast = device._replace(flops=device.flops * guessed / took.seconds_a_token)
+    sizes = {name: getattr(plan.settings, name) for name in (*HOW_A_STEP_IS_MADE, "effective_batch_size")}
+    again = _for(plan.model_copy(update={"config": _with(plan.config, **sizes)}), as_fast)
+    assert again is not None  # nothing is left to be fitted
+    predicted = again.predicted.model_copy(update={"memory_bytes": took.memory_bytes, "measured": True})
+    saved = plan.settings.model_copy(update={"save_steps": again.settings.save_steps})
+    return plan.model_copy(update={"settings": saved, "predicted": predicted})
+
+
+def _try(plan: TrainingPlan, on_line: Callable[[str], None]) -> Took:
+    batch, count = plan.settings.batch_size, plan.settings.processes
+    accumulation = min(ACCUMULATED, plan.settings.gradient_accumulation_steps)
     update = {
-        "batch_size": batch,
         "gradient_accumulation_steps": accumulation,
         "effective_batch_size": batch * accumulation * count,
         "steps": STEPS,
@@ -180,11 +196,10 @@ def _try(plan: TrainingPlan, batch: int, on_line: Callable[[str], None]) -> Meas
         "eval_steps": STEPS,
     }
     with _folder(Path(plan.folder) / ".trial") as folder:
-        tried = plan.model_copy(update={"settings": plan.settings.model_copy(update=update)})
-        write(folder / "plan.json", tried)
+        write(folder / "plan.json", plan.model_copy(update={"settings": plan.settings.model_copy(update=update)}))
         processes.run("smollm3_ft.trial", str(folder / "plan.json"), on_line=on_line, count=count)
         result = files.read_json(folder / "trial.json")
-    return Measured(batch, result["seconds_a_token"], result["memory_bytes"])
+    return Took(result["seconds_a_token"], result["memory_bytes"])
 
 
 @contextmanager
