@@ -62,6 +62,8 @@ def _attempt(folder: Path, attempt: Attempt, train: Callable[[], None]) -> dict[
     _steps[:] = bytes(8)
     output, log = folder.with_name(f"{folder.name}.output"), folder.with_name(f"{folder.name}.operations")
     before, begun = crash_operations.sizes(folder), len(_begun(folder))
+    for path in (output, log):
+        path.touch()  # a kill may come before the child has
     began = time.monotonic()
     child = os.fork()
     if not child:
