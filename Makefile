@@ -15,7 +15,7 @@ run: $(VENV)/.base
 	$(BIN)/python -m flows.finetune demo name=demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 setup: $(VENV)/.base
 	$(if $(strip $(EXTRAS)),$(call install,$(EXTRAS)))
