@@ -26,7 +26,10 @@ class Losses:
         return {"first": self.first, "recent": self.recent, "quiet_until": self.quiet_until}
 
     def add(self, loss: float, step: int, steps: int) -> str | None:
-        """Take in the loss of `step`, counted from 1, of `steps`. Returns what is to be said, None if nothing is."""
+        """Take in the loss of `step`, counted from 1, of `steps`. Returns what is to be said, None if nothing is.
+
+        `{run}` stands in it for the run's name.
+        """
         said = self._spike(loss, step)
         self.recent = [*self.recent, loss][-RECENT:]
         if len(self.first) < COMPARED:
@@ -40,9 +43,7 @@ class Losses:
         if loss <= max(mean + DEVIATIONS * deviation, RISE * mean):
             return None
         self.quiet_until = step + QUIET
-        return (
-            f"the loss jumped to {loss:.4g} from about {mean:.4g}: see its rows by `smollm3-ft rows RUN --step {step}`"
-        )
+        return f"the loss jumped to {loss:.4g} from about {mean:.4g}; its rows: smollm3-ft rows {{run}} --step {step}"
 
     def _flat(self, step: int, steps: int) -> str | None:
         """Asked in the middle of a training and at its end, where there are steps enough."""

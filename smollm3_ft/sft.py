@@ -130,7 +130,7 @@ class SftTrainer(trl.SFTTrainer):  # type: ignore[misc]  # the library has no ty
             self._demand_finite(name, value, step)
         said = self.progress.losses.add(loss, step, self.state.max_steps)
         if said and step not in self.alerted:
-            self.journal.write("alert", {"what": said, "level": "warning"}, step)
+            self.journal.write("alert", {"what": said.format(run=self.plan.name), "level": "warning"}, step)
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:  # noqa: ARG002  # as TRL calls it

@@ -23,7 +23,7 @@ def test_a_jump_is_said_with_its_step() -> None:
     """A loss far above those before it is said, with how to see the rows."""
     (step, words), *more = said([*uneven(30), 6.0, *uneven(30)]).items()
     assert step == 31
-    assert words == "the loss jumped to 6 from about 2: see its rows by `smollm3-ft rows RUN --step 31`"
+    assert words.format(run="a") == "the loss jumped to 6 from about 2; its rows: smollm3-ft rows a --step 31"
     assert not more
 
 
