@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import os
+import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 Prepare = Callable[..., Prepared]
 MakePlan = Callable[..., TrainingPlan]
+Program = Callable[[str], str]
 
 
 class Document(NamedTuple):
@@ -163,3 +165,15 @@ def several(tmp_path: Path, tiny: Path, *places: Path, **given: Any) -> Prepared
     settings = configure(**{f"data__{key}": value for key, value in {"source": named, **ALONE, **given}.items()}).data
     folders = (tmp_path, tmp_path / "beside")
     return data.prepare(data.request(sources.locate(settings), settings, 1, "sft", tiny, "chat", *folders))
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
+    """Makes a module of some lines. Returns its name, under which children find it."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def make(code: str) -> str:
+        (tmp_path / "program.py").write_text(textwrap.dedent(code))
+        return "program"
+
+    return make

@@ -5,33 +5,19 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
+from children import STOPPING, child
+from conftest import Program
 
 from smollm3_ft import processes
 from smollm3_ft.errors import ConfigError, DataError, ProcessDied, Stalled, Stopped, TrainingError
 from smollm3_ft.pulse import Pulse
 
 pytestmark = pytest.mark.process
-
-Program = Callable[[str], str]
-
-
-@pytest.fixture
-def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
-    """Makes a module of some lines. Returns its name, under which children find it."""
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-
-    def make(code: str) -> str:
-        (tmp_path / "program.py").write_text(textwrap.dedent(code))
-        return "program"
-
-    return make
 
 
 def output(module: str, *arguments: str) -> list[str]:
@@ -114,14 +100,6 @@ def test_ticks_come_while_the_child_runs(program: Program, tmp_path: Path) -> No
     processes.run(module, str(go_on), on_line=pytest.fail, on_tick=go_on.touch)
 
 
-CHILD = "import os, signal, sys, threading\nfrom smollm3_ft import errors, processes\nfrom smollm3_ft.errors import *\n"
-
-
-def child(body: str) -> str:
-    """A program whose work is `body`, behind the border that the real ones have."""
-    return f"{CHILD}def work():\n{textwrap.indent(textwrap.dedent(body), '    ')}\nsys.exit(processes.child(work))"
-
-
 def test_a_wrong_configuration(program: Program) -> None:
     """A child's ConfigError is one here, with its words."""
     module = program(child('raise ConfigError(Problem("train.epochs", "is wrong", "mend it"))'))
@@ -160,17 +138,6 @@ def test_a_death_by_signal(program: Program, name: str) -> None:
     module = program(f"import os, signal; os.kill(os.getpid(), signal.{name})")
     with pytest.raises(ProcessDied, match=f"the program process was ended by {name}"):
         output(module)
-
-
-STOPPING = """
-    stop = processes.StopRequest()
-    print(os.getpid())
-    for _ in range(1000):
-        if stop:
-            open(sys.argv[1], "w").close()
-            sys.exit(processes.INTERRUPTED)
-        threading.Event().wait(0.02)
-"""
 
 
 def test_a_child_that_somebody_stops(program: Program, tmp_path: Path) -> None:
@@ -213,103 +180,6 @@ def test_a_child_that_will_not_stop_is_ended(program: Program, monkeypatch: pyte
     with pytest.raises(KeyboardInterrupt):
         processes.run(module, on_line=lines.append, on_tick=interrupt)
     assert not psutil.pid_exists(int(lines[0]))
-
-
-ENDING = """
-    processes.end_with_parent()
-    print(os.getpid())
-    threading.Event().wait(60)
-"""
-LATE = """
-    print(os.getpid())
-    threading.Event().wait(0.5)
-    processes.end_with_parent()
-    threading.Event().wait(60)
-"""
-PARENT = """
-import sys
-from smollm3_ft import processes
-processes.run(*sys.argv[1:], on_line=lambda line: print(line, flush=True))
-"""
-
-
-@pytest.mark.parametrize("body", [ENDING, LATE, STOPPING], ids=["at once", "late", "saving"])
-def test_a_child_ends_with_its_parent(program: Program, tmp_path: Path, body: str) -> None:
-    """A child whose parent is killed ends by itself, also when that happens before it looks for the first time."""
-    command = [sys.executable, "-c", PARENT, program(child(body)), str(tmp_path / "saved")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        orphan = psutil.Process(int(parent.stdout.readline()))
-        parent.kill()
-        orphan.wait(timeout=10)
-    assert (tmp_path / "saved").exists() is (body == STOPPING)
-
-
-LAUNCHER = """
-import subprocess, sys
-print(subprocess.Popen([sys.executable, "-m", *sys.argv[1:]]).wait())
-"""
-
-
-@pytest.mark.parametrize("killed", ["parent", "launcher"])
-def test_a_launched_child_saves_when_one_above_is_gone(program: Program, tmp_path: Path, killed: str) -> None:
-    """A child behind a launcher saves and ends by itself when the launcher or its own parent is killed."""
-    (tmp_path / "launcher.py").write_text(LAUNCHER)
-    command = [sys.executable, "-c", PARENT, "launcher", program(child(STOPPING)), str(tmp_path / "saved")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        launched = psutil.Process(int(parent.stdout.readline()))
-        (parent if killed == "parent" else launched.parent()).kill()  # type: ignore[union-attr]  # it has one
-        launched.wait(timeout=10)
-    assert (tmp_path / "saved").exists()
-
-
-REPORT = """
-Traceback (most recent call last):
-torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
-Failures:
-[1]:
-  time      : 2026-11-24_12:46:47
-  host      : localhost
-  rank      : 0 (local_rank: 0)
-  exitcode  : {0} (pid: 7335)
-  error_file: <N/A>
-Root Cause (first observed failure):
-[0]:
-  time      : 2026-11-24_12:46:{1}
-  host      : localhost
-  rank      : 1 (local_rank: 1)
-  exitcode  : {2} (pid: 7336)
-"""
-
-
-@pytest.mark.parametrize(
-    ("ends", "error", "said"),
-    [
-        ((-15, 47, -9), ProcessDied, "ended by SIGKILL"),  # the launcher ends the others with SIGTERM
-        ((1, 47, -9), ProcessDied, "ended by SIGKILL"),  # the other one fails in the same second
-        ((-9, 17, 1), TrainingError, "failed: ValueError: broken"),  # the launcher kills one that hangs later
-    ],
-)
-def test_the_launcher_says_who_ended_first(
-    program: Program, ends: tuple[int, int, int], error: type[Exception], said: str
-) -> None:
-    """Of several processes the one that ended first says why: it was ended by a signal, or it failed."""
-    module = program(f"import sys; print('ValueError: broken'); sys.exit({REPORT.format(*ends)!r})")
-    with pytest.raises(error, match=said):
-        processes.run(module, on_line=print)
-
-
-def test_the_launcher_s_report_of_what_is_known_is_not_shown(program: Program) -> None:
-    """A failure with a known cause is told in its own words, whatever the launcher prints behind them."""
-    module = program(
-        f"{CHILD}def work():\n    raise DataError('it is broken')\n"
-        f"processes.child(work)\nprint({REPORT!r})\nsys.exit(1)"
-    )
-    lines: list[str] = []
-    with pytest.raises(DataError, match="it is broken"):
-        processes.run(module, on_line=lines.append)
-    assert lines == []
 
 
 def test_a_child_gets_no_secret(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,14 +8,12 @@ import pytest
 from conftest import MakePlan, facts
 from safetensors.numpy import load_file
 from trained import (
-    EARLY,
     ONE_STEP,
     SIGNALLED,
     STEPS,
     Trained,
     disturbed,
     killed,
-    killed_when_best,
     of_other_code,
     undisturbed,
     with_smaller_batches,
@@ -43,8 +41,6 @@ def runs_trained(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) 
         "diverging": (undisturbed, diverging),
         "other code": (of_other_code, {}),
         "smaller": (with_smaller_batches, {}),
-        "early": (undisturbed, EARLY),
-        "early killed": (killed_when_best, EARLY),
     }
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as threads:
         patch.setenv("PYTHONPATH", str(folder))
@@ -66,10 +62,6 @@ def whole(runs_trained: dict[str, Trained]) -> Trained:
 @pytest.fixture(scope="module")
 def broken(runs_trained: dict[str, Trained]) -> Trained:
     return runs_trained["disturbed"]
-
-
-def model_bytes(trained: Trained) -> bytes:
-    return (trained.folder / "model" / "model.safetensors").read_bytes()
 
 
 def test_it_learns(whole: Trained) -> None:
@@ -189,7 +181,7 @@ def test_a_damaged_checkpoint_is_named(broken: Trained) -> None:
 
 def test_the_weights_are_the_same(whole: Trained, broken: Trained) -> None:
     """Killed, stopped, damaged, and killed after its last step, a training ends with the bytes of a quiet one."""
-    assert model_bytes(broken) == model_bytes(whole)
+    assert broken.model == whole.model
 
 
 def test_the_journal_is_the_same(whole: Trained, broken: Trained) -> None:
@@ -221,7 +213,7 @@ def test_an_adapter_learns(runs_trained: dict[str, Trained]) -> None:
 def test_an_adapter_is_the_same_again(runs_trained: dict[str, Trained]) -> None:
     """The adapter's start and its dropout come from the seed: another run, killed on its way, has the same bytes."""
     assert isinstance(runs_trained["lora killed"].ends[0], ProcessDied)
-    assert model_bytes(runs_trained["lora killed"]) == model_bytes(runs_trained["lora"])
+    assert runs_trained["lora killed"].model == runs_trained["lora"].model
 
 
 def test_a_checkpoint_of_an_adapter_is_small(runs_trained: dict[str, Trained], whole: Trained) -> None:
@@ -241,35 +233,6 @@ def test_smaller_batches_make_the_same_steps(runs_trained: dict[str, Trained], w
         assert mine[:2] == same[:2]
         assert mine[2]["tokens"] == same[2]["tokens"]
         assert mine[2]["loss"] == pytest.approx(same[2]["loss"], rel=1e-5)
-
-
-def validations(trained: Trained) -> dict[int, float]:
-    """The loss of each validation by its step."""
-    return {line["step"]: line["values"]["loss"] for line in trained.lines if line["kind"] == "eval"}
-
-
-def test_it_stops_when_validation_gets_worse(runs_trained: dict[str, Trained]) -> None:
-    """With a patience of two it ends at the second validation without a better one."""
-    losses = validations(runs_trained["early"])
-    best = min(losses, key=lambda step: losses[step])
-    assert max(losses) == best + 6 < 60
-
-
-def test_the_best_model_is_kept(runs_trained: dict[str, Trained]) -> None:
-    """With a patience the model is that of the best validation, which stays among the checkpoints."""
-    early = runs_trained["early"]
-    losses = validations(early)
-    best = early.folder / "checkpoints" / f"checkpoint-{min(losses, key=lambda step: losses[step])}"
-    assert checkpoints.is_undamaged(best)
-    assert model_bytes(early) == (best / "model.safetensors").read_bytes()
-
-
-def test_an_early_stop_is_the_same_again(runs_trained: dict[str, Trained]) -> None:
-    """Killed at validations before they were saved, it stops at the same step with the same model."""
-    early, killed = runs_trained["early"], runs_trained["early killed"]
-    assert [type(end) for end in killed.ends] == [ProcessDied, ProcessDied, type(None)]
-    assert killed.told("train", "eval") == early.told("train", "eval")
-    assert model_bytes(killed) == model_bytes(early)
 
 
 def test_a_training_that_diverges_fails(runs_trained: dict[str, Trained]) -> None:

@@ -68,6 +68,11 @@ class Trained(NamedTuple):
         return Path(self.plan.folder)
 
     @property
+    def model(self) -> bytes:
+        """The bytes of the final weights."""
+        return (self.folder / "model" / "model.safetensors").read_bytes()
+
+    @property
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
 
