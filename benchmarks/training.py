@@ -39,6 +39,13 @@ LEVERS = {  # a contender without one of them, and the one with all
     "all_small_pages": ("large pages of memory", "ours_all"),
     "every_position": ("logits at trained positions alone", "ours"),
 }
+LABELS = {
+    "all_square": "… with one masked square",
+    "all_entropy": "… with the entropy of all logits",
+    "all_gradient": "… with torch's cross-entropy",
+    "all_small_pages": "… with small pages",
+    "every_position": "… with logits everywhere",
+}
 ALL = ("fixed_width", "fixed_width_plain", "trl_defaults")  # a loss on all tokens; and those with "all" in their name
 GOALS = {
     "vs_fixed_width": (">=", 7),
@@ -155,7 +162,7 @@ def table(result: Row) -> str:
             results.versions(result["versions"]),
             "Ratios compare tokens a CPU-second of rows of equal mask in float32.",
             "",
-            *results.rows(result["rows"], NAMES | {name: f"without {name}" for name in LEVERS}, COLUMNS),
+            *results.rows(result["rows"], NAMES | LABELS, COLUMNS),
             "",
             "What each lever alone is worth, all else as it is:",
             *(f"{what:46} x {result['levers'][name]:.2f}" for name, (what, _) in LEVERS.items()),
