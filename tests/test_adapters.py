@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from conftest import configure, facts, write_rows
-from test_fit import SMOLLM3
+from test_settling import SMOLLM3
 
 from smollm3_ft import adapters, plan, predictions
 from smollm3_ft.devices import ROOM, Device

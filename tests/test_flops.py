@@ -2,7 +2,7 @@
 
 import pytest
 from conftest import configure
-from test_fit import MILLION, SMOLLM3
+from test_settling import MILLION, SMOLLM3
 
 from smollm3_ft import flops
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 from conftest import configure
-from test_fit import CPU, MILLION, SMOLLM3
+from test_settling import CPU, MILLION, SMOLLM3
 
 from smollm3_ft import attention, flops, predictions, scoring
 from smollm3_ft.config import Config
