@@ -92,12 +92,8 @@ def run(
     listener.start()
     try:
         _wait(process, on_tick)
-    except ProcessDied:
-        process.kill()
-        process.wait()
-        raise
-    except BaseException:
-        _stop(process)
+    except BaseException as error:
+        _stop(process, 0 if isinstance(error, ProcessDied) else SECONDS_TO_STOP)
         raise
     finally:
         listener.join()
@@ -243,11 +239,12 @@ def _wait(process: subprocess.Popen[str], on_tick: Callable[[], None]) -> None:
             return
 
 
-def _stop(process: subprocess.Popen[str]) -> None:
+def _stop(process: subprocess.Popen[str], seconds: float) -> None:
+    """Tell a child to stop, and end it, and what a launcher started for it, where it has not done so by then."""
     below = _below(process.pid)  # a launcher's processes do not end with it
     process.terminate()
     try:
-        process.wait(timeout=SECONDS_TO_STOP)
+        process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
