@@ -9,7 +9,7 @@ comma := ,
 extras = $(if $(strip $(1)),[$(strip $(1))])
 install = $(PIP) install -c requirements.lock -e '.$(call extras,$(1))'
 
-.PHONY: run test setup ui lint lock
+.PHONY: run test setup ui up deploy worker lint lock
 
 run: $(VENV)/.base
 	$(BIN)/python -m flows.finetune demo name=demo
@@ -22,6 +22,15 @@ setup: $(VENV)/.base
 
 ui: $(VENV)/.base
 	$(BIN)/smollm3-ft ui
+
+up: $(VENV)/.base
+	$(BIN)/python -m flows.up
+
+deploy: $(VENV)/.base
+	$(BIN)/python -m flows.up deploy
+
+worker: $(VENV)/.base
+	$(BIN)/python -m flows.up worker
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -8,26 +8,29 @@ if __name__ == "__main__":  # before Prefect is imported: a wrong key is answere
     sys.exit(finetune())
 
 import threading
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.futures import wait
+from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 
 from smollm3_ft import locks, report
-from smollm3_ft.config import Config
+from smollm3_ft.config import Config, pool_of
+from smollm3_ft.data import Prepared
 from smollm3_ft.errors import Stopped
+from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.journal import Journal
+from smollm3_ft.plan import Plan
 from smollm3_ft.runs import Run
-from tasks import monitoring, steps
+from tasks import monitoring, remote, steps
 from tasks.data import prepare_data
 from tasks.publishing import publish_and_verify
 from tasks.reporting import close
 from tasks.setup import authenticate, check_environment, close_former, plan_run, resolve_configuration
 from tasks.steps import call
-from tasks.training import fit_run, train_on_device
+from tasks.training import Evaluated, Trained, fit_run, the_device, train_on_device
 
 
 def _run_name() -> str:
@@ -63,20 +66,33 @@ def _steps(run: Run, lock: int) -> None:
     call(monitoring.configure_tracker, run, tracker)
     call(monitoring.set_up_experiment_dataset, run)
     prepared = prepare_data(run, plan)
+    pool = pool_of(run.config)
+    if pool is None:
+        with the_device(run) as device:
+            training, trained, tuned = _train_here(run, plan, prepared, (lock, device))
+    else:
+        call(remote.MONITOR_SYSTEM, run, pool)
+        stop = threading.Event()
+        with steps.beside(_carriers(run, stop), stop):
+            training, trained, tuned = remote.train_on_pool(run, pool)
+    publish_and_verify(run, training, trained, tuned)
+
+
+def _train_here(
+    run: Run, plan: Plan, prepared: Prepared, held: Sequence[int]
+) -> tuple[TrainingPlan, Trained, Evaluated]:
     training = fit_run(run, plan, prepared)
-    host = Journal(run.path / "host.jsonl", run.run_id)
-    stop, began = threading.Event(), time.monotonic()
-    beside = {
-        "monitor system": monitoring.monitor_system.submit(run, host, stop),
+    stop = threading.Event()
+    with Journal(run.path / "host.jsonl", run.run_id) as host:
+        watching = {"monitor system": monitoring.monitor_system.submit(run, host, stop)}
+        with steps.beside({**watching, **_carriers(run, stop)}, stop):
+            trained, tuned = train_on_device(run, training, host, held)
+    return training, trained, tuned
+
+
+def _carriers(run: Run, stop: threading.Event) -> dict[str, PrefectFuture[int]]:
+    """The steps that carry the journals to where they are looked at, from whichever machine writes them."""
+    return {
         "monitor trackio": monitoring.monitor_trackio.submit(run, stop),
         "monitor dataset": monitoring.monitor_dataset.submit(run, stop),
     }
-    try:
-        trained, tuned = train_on_device(run, training, host, lock)
-    finally:
-        stop.set()
-        wait(list(beside.values()))
-        host.close()
-        for name, future in beside.items():  # their failure never fails a training; the report says it
-            steps.record(name, future.state.name, time.monotonic() - began)
-    publish_and_verify(run, training, trained, tuned)

@@ -7,7 +7,9 @@ parameters unchanged. `resolve.py` fills in the rest.
 
 from __future__ import annotations
 
+import os
 import types
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import (
@@ -205,3 +207,9 @@ class Config(Section):
     monitor: Monitor = Field(default_factory=Monitor, title="Monitoring")
     publish: Publish = Field(default_factory=Publish, title="Publishing")
     compute: Compute = Field(default_factory=Compute, title="Compute")
+
+
+def pool_of(config: Config, environment: Mapping[str, str] = os.environ) -> str | None:
+    """The work pool whose workers train; None where this process does."""
+    pool = environment.get("SMOLLM3_FT_POOL", "none") if config.compute.pool == "auto" else config.compute.pool
+    return None if pool == "none" else pool

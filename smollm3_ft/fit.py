@@ -124,6 +124,16 @@ def refitted(plan: TrainingPlan, config: Config, device: Device) -> TrainingPlan
     return again
 
 
+def fetched(plan: TrainingPlan) -> TrainingPlan:
+    """The plan of an unfinished training with the model's weights on this machine; another may have begun it."""
+    weights = str(models.fetch(plan.model))
+    if weights == plan.weights:
+        return plan
+    again = plan.model_copy(update={"weights": weights})
+    write(Path(plan.folder) / "plan.json", again)
+    return again
+
+
 def _with(config: Config, **train: Any) -> Config:
     """The configuration with some keys of `train`."""
     return config.model_copy(update={"train": config.train.model_copy(update=train)})

@@ -71,7 +71,7 @@ def _take(descriptor: int, name: str) -> None:
     while not _try(descriptor):
         who, alive = _owner(descriptor)
         if alive or time.monotonic() > deadline:
-            raise RunBusy(f"{name} is being worked on by {who}", "wait for it, or give another name")
+            raise RunBusy(f"{name.lstrip('.')} is being worked on by {who}", "wait for it, or give another name")
         time.sleep(0.1)
 
 

@@ -22,7 +22,7 @@ from smollm3_ft import (
     settling,
     sources,
 )
-from smollm3_ft.config import Config
+from smollm3_ft.config import Config, pool_of
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.models import ModelPlan
 from smollm3_ft.reading import Block
@@ -57,7 +57,8 @@ def make(config: Config) -> Plan:
     """Pin and check. Raises ConfigError with what to do; trouble on the network passes through, to be tried again."""
     runs_dir = Path(config.runs_dir)
     check_writable(runs_dir)
-    adapters.check(config)
+    if pool_of(config) is None:
+        adapters.check(config)
     pinned_sources = sources.locate(config.data, runs_dir)
     model = models.pin(config.model, runs_dir)
     if config.data.max_length > model.context:
@@ -81,7 +82,10 @@ def check_writable(runs_dir: Path) -> None:
 
 
 def _estimate(config: Config, model: ModelPlan, pinned: tuple[SourcePlan, ...]) -> Estimate:
+    pool = pool_of(config)
     device = devices.detect()
+    if pool is not None:  # whose workers may be other machines
+        device = device._replace(name=f"one of pool {pool}")
     if any(source.kind == "hub" for source in pinned):
         return Estimate(rows=None, tokens=None, settings=None, predicted=None, device=device.name)
     preparation = documents.begin(config.data, config.train.method, chat.load(Path(model.folder)), fast=False)
@@ -100,8 +104,8 @@ def _estimate(config: Config, model: ModelPlan, pinned: tuple[SourcePlan, ...]) 
         trained = min(trained, config.data.sample or trained)
         kept += trained
         tokens += int(trained * sum(lengths) / max(1, len(lengths)))
-    if not sampled:
-        return Estimate(rows=rows, tokens=None, settings=None, predicted=None, device=device.name)
+    if not sampled or pool is not None:
+        return Estimate(rows=rows, tokens=tokens or None, settings=None, predicted=None, device=device.name)
     packs = config.data.packing and config.train.method == "sft"
     packed = len(packing.pack(np.array(sampled), config.data.max_length)) if packs else len(sampled)
     longest = config.data.max_length if packs else max(sampled)

@@ -45,7 +45,7 @@ def resolve(
     from_environment = {key: name for key, (name, _) in known.items() if key not in given_keys}
     try:
         config = validate(merged(defaults(Config), *_each_with_its_source(given_layers)))
-        problems = [*_contradictions(config), *unbuilt(config, environment)]
+        problems = [*_contradictions(config), *unbuilt(config)]
         config = _with_absolute_places(_with_method(config))
         problems += _outside_of_roots(config, environment.get("SMOLLM3_FT_READ_ROOTS", ""))
     except ConfigError as error:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from smollm3_ft.config import Config, Source
 from smollm3_ft.errors import Problem
 from smollm3_ft.formats import FORMATS
 
 
-def unbuilt(config: Config, environment: Mapping[str, str]) -> Iterator[Problem]:
+def unbuilt(config: Config) -> Iterator[Problem]:
     """A problem for each value of `config` that no step can honour yet."""
     data, evaluate, monitor = config.data, config.evaluate, config.monitor
-    publish, compute = config.publish, config.compute
+    publish = config.publish
     sources = data.source if isinstance(data.source, tuple) else (Source(source=data.source, format=data.format),)
-    pool = environment.get("SMOLLM3_FT_POOL", "none") if compute.pool == "auto" else compute.pool
     formats = ", ".join(FORMATS)
     refused = [
         ("model.trust_remote_code", config.model.trust_remote_code, "true", "leave it false"),
@@ -29,7 +28,6 @@ def unbuilt(config: Config, environment: Mapping[str, str]) -> Iterator[Problem]
         ("publish.adapter", publish.adapter != "merge", publish.adapter, "use merge"),
         ("publish.quantize", publish.quantize is not None, "quantizing", "leave it out"),
         ("publish.demo_space", publish.demo_space is not None, publish.demo_space, "leave it out"),
-        ("compute.pool", pool != "none", pool, "use none"),
     ]
     for source in sources:
         known = source.format == "auto" or source.format in FORMATS

@@ -22,6 +22,7 @@ from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.plan import Plan
 from smollm3_ft.runs import Run
+from tasks import remote
 from tasks.steps import call, done, options
 
 FLOW_RUN = ".flow-run"  # in a run's folder: the id of the flow run that works, or last worked, on it
@@ -47,6 +48,7 @@ def resolve_configuration(config: Config) -> Run:
 @task(**options("check environment", timeout=120, retries=0))
 def check_environment(run: Run) -> str:
     """Packages against the lock, the device, memory and disk."""
+    remote.check(run)
     departures = identity.departures()
     device = devices.detect()
     room = devices.free_disk(run.path)
@@ -100,6 +102,7 @@ def close_former(run: Run) -> None:
         crashed: State[None] = Crashed(message=f"The process was killed; flow run {here} goes on with {run.name}.")
         with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):  # it was another server's
             found = client.read_flow_run(uuid.UUID(former))
+            remote.end_children_of(client, found.id)
             if found.state is not None and not found.state.is_final():
                 client.set_flow_run_state(found.id, crashed, force=True)
                 only = FlowRunFilter(id=FlowRunFilterId(any_=[found.id]))

@@ -7,13 +7,19 @@ A step's fingerprint is its cache key. What decides whether it is done again is 
 from __future__ import annotations
 
 import logging
+import threading
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
+import httpx
 from prefect import Task
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.futures import PrefectFuture, wait
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
@@ -23,6 +29,7 @@ from smollm3_ft.report import Step
 Result = TypeVar("Result")
 log = logging.getLogger("smollm3_ft.steps")
 HERE: ContextVar[list[Step]] = ContextVar("steps")
+UNREACHABLE = (httpx.TransportError, PrefectHTTPStatusError)  # how a Prefect server fails that is away
 NEVER_HELPS = (ConfigError, DataError, RunBusy, Stopped)
 
 
@@ -82,6 +89,19 @@ def record(name: str, state: str | None, seconds: float) -> None:
     HERE.get().append(ended)
     details = {"step": name, "state": ended.state, "seconds": seconds}
     log.info("%s: %s, %.1f s", name, ended.state, seconds, extra=details)
+
+
+@contextmanager
+def beside(steps: Mapping[str, PrefectFuture[Any]], stop: threading.Event) -> Iterator[None]:
+    """Let steps go on beside what is done meanwhile; tell them to stop when it ends, and record how they ended."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        stop.set()
+        wait(list(steps.values()))
+        for name, future in steps.items():  # their failure never fails a training; the report says it
+            record(name, future.state.name, time.monotonic() - began)
 
 
 def done(message: str, value: Result) -> Result:

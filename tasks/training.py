@@ -6,6 +6,8 @@ import base64
 import logging
 import time
 import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ from smollm3_ft.journal import Journal
 from smollm3_ft.plan import Plan
 from smollm3_ft.pulse import Pulse
 from smollm3_ft.runs import Run
-from tasks.steps import call, log, options
+from tasks.steps import UNREACHABLE, call, log, options
 
 SECONDS_BETWEEN_UPDATES = 5
 DAYS = 24 * 3600
@@ -79,11 +81,11 @@ def evaluate_base(plan: TrainingPlan, fingerprint: str, kept: Evaluated | None) 
 
 
 @task(**options("train", timeout=30 * DAYS, retries=3, delays=(1, 5, 30)))
-def train(plan: TrainingPlan, host: Journal, lock: int, kept: Trained | None) -> Trained:
+def train(plan: TrainingPlan, host: Journal, held: Sequence[int], kept: Trained | None) -> Trained:
     """Train in a process of its own; a retry goes on from the newest complete checkpoint."""
     if kept is not None:
         return kept
-    follower, pulse = _Follower(plan), Pulse()
+    follower, pulse = Follower(plan), Pulse()
 
     def tick() -> None:
         follower.tick()
@@ -96,7 +98,7 @@ def train(plan: TrainingPlan, host: Journal, lock: int, kept: Trained | None) ->
             on_line=log.info,
             on_tick=tick,
             on_beat=pulse.beat,
-            inherit=(lock,),
+            inherit=held,
             count=plan.settings.processes,
         )
     except BaseException as error:
@@ -116,6 +118,13 @@ def evaluate_tuned(plan: TrainingPlan, fingerprint: str, kept: Evaluated | None)
     return kept or _evaluate(plan, "tuned", fingerprint)
 
 
+@contextmanager
+def the_device(run: Run) -> Iterator[int]:
+    """What whoever trains a run holds, on whichever machine: two never do at once. Raises RunBusy."""
+    with locks.hold(run.path.parent, f".{run.name}-on-device") as lock:
+        yield lock
+
+
 def fit_run(run: Run, plan: Plan, prepared: Prepared) -> TrainingPlan:
     path = run.path / "plan.json"
     kept = fit.read(path) if path.is_file() else None
@@ -123,17 +132,20 @@ def fit_run(run: Run, plan: Plan, prepared: Prepared) -> TrainingPlan:
         kept = None
     if kept is not None and _trained(kept) is None:
         fit.check_processes(kept, run.config)
-        kept = fit.refitted(kept, run.config, devices.detect())
+        kept = fit.refitted(fit.fetched(kept), run.config, devices.detect())
     return call(fit_to_device, run, plan, prepared, fingerprint=run.run_id, kept=kept)
 
 
-def train_on_device(run: Run, plan: TrainingPlan, host: Journal, lock: int) -> tuple[Trained, Evaluated]:
-    """Evaluate, train, evaluate: the part that needs the device. Returns what was trained and its evaluation."""
+def train_on_device(run: Run, plan: TrainingPlan, host: Journal, held: Sequence[int]) -> tuple[Trained, Evaluated]:
+    """Evaluate, train, evaluate: the part that needs the device. Returns what was trained and its evaluation.
+
+    `held` are the locks that the training process holds too, so that it is seen when its parent is gone.
+    """
     done = runs.status(run.path) in runs.FINISHED
     base_mark = runs.marks(run).get("evaluate base") or _evaluation_mark(plan, plan.model.digest)
     base = call(evaluate_base, plan, base_mark, fingerprint=base_mark, kept=_evaluated(run, base_mark, done))
     runs.set_mark(run, "evaluate base", base_mark)
-    trained = call(train, plan, host, lock, fingerprint=fit.mark(plan), kept=_trained(plan))
+    trained = call(train, plan, host, held, fingerprint=fit.mark(plan), kept=_trained(plan))
     mark = runs.marks(run).get("evaluate tuned") or _evaluation_mark(plan, trained.model)
     tuned = call(evaluate_tuned, plan, mark, fingerprint=mark, kept=_evaluated(run, mark, done))
     if not (done and (run.path / "evaluation.json").is_file()):
@@ -143,6 +155,17 @@ def train_on_device(run: Run, plan: TrainingPlan, host: Journal, lock: int) -> t
         files.write_json(run.path / "evaluation.json", compared)
     runs.set_mark(run, "evaluate tuned", mark)
     return trained, tuned
+
+
+def finished(run: Run) -> tuple[TrainingPlan, Trained, Evaluated] | None:
+    """What the part that needs the device left in the run's folder, where all of it is there and unaltered."""
+    path, mark = run.path / "plan.json", runs.marks(run).get("evaluate tuned")
+    if not path.is_file() or mark is None or not (run.path / "evaluation.json").is_file():
+        return None
+    plan = fit.read(path)
+    trained = _trained(plan) if plan.run_id == run.run_id else None
+    tuned = _evaluated(run, mark, runs.status(run.path) in runs.FINISHED)
+    return (plan, trained, tuned) if trained and tuned else None
 
 
 def _evaluate(plan: TrainingPlan, which: str, fingerprint: str) -> Evaluated:
@@ -172,7 +195,7 @@ def _trained(plan: TrainingPlan) -> Trained | None:
     return Trained.model_validate({name: values[name] for name in Trained.model_fields}) if values else None
 
 
-class _Follower:
+class Follower:
     """Reads the journal beside the training, and shows it: a line in the log, and artifacts in Prefect, throttled."""
 
     def __init__(self, plan: TrainingPlan) -> None:
@@ -210,12 +233,15 @@ class _Follower:
 
     def _update(self) -> None:
         share = 100 * self.last.get("step", 0) / self.plan.settings.steps
-        if self.artifact is None:
-            words = f"Training of {self.plan.name}"
-            self.artifact = create_progress_artifact(share, key="training-progress", description=words)  # type: ignore[assignment]
-        else:
-            update_progress_artifact(self.artifact, share)
         self.updated = time.monotonic()
+        try:
+            if self.artifact is None:
+                words = f"Training of {self.plan.name}"
+                self.artifact = create_progress_artifact(share, key="training-progress", description=words)  # type: ignore[assignment]
+            else:
+                update_progress_artifact(self.artifact, share)
+        except UNREACHABLE as error:  # training does not need it
+            log.warning("the progress could not be shown: %s", error)
 
 
 def _figures(record: journal.Record, steps: int) -> str:

@@ -7,7 +7,7 @@ import pytest
 from conftest import problems, resolved
 
 from smollm3_ft import layers
-from smollm3_ft.config import Recipe
+from smollm3_ft.config import Recipe, pool_of
 from smollm3_ft.errors import ConfigError
 
 
@@ -74,7 +74,6 @@ REFUSED = [
     "publish.adapter=keep",
     "publish.quantize=[int8]",
     "publish.demo_space=owner/space",
-    "compute.pool=cuda",
     "data.source=[{source: a.jsonl, format: parquet}]",
 ]
 
@@ -113,10 +112,12 @@ def test_an_unknown_loss_is_named_with_the_nearest() -> None:
     assert "(nearest: sigmoid)" in problem.what
 
 
-def test_a_pool_from_the_environment_is_refused() -> None:
-    """A deployment's pool is refused as one that was typed is."""
-    (problem,) = problems(environment={"SMOLLM3_FT_POOL": "cuda"})
-    assert str(problem).startswith("compute.pool: cuda is not built yet")
+@pytest.mark.parametrize(("word", "pool"), [("auto", "cuda"), ("none", None), ("other", "other")])
+def test_a_deployment_says_the_pool_and_loses_to_a_key(word: str, pool: str | None) -> None:
+    """`SMOLLM3_FT_POOL` is what `auto` means, and without it training is done here."""
+    config = resolved(f"compute.pool={word}")
+    assert pool_of(config, {"SMOLLM3_FT_POOL": "cuda"}) == pool
+    assert pool_of(resolved(), {}) is None
 
 
 SIZES = ("train.effective_batch_size=16", "train.batch_size=4", "train.gradient_accumulation_steps=2")
