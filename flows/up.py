@@ -1,4 +1,4 @@
-"""`make up`, `make deploy`, `make worker`: `python -m flows.up [deploy | worker]`, until Ctrl-C where workers are started.
+"""`make up`, `make deploy`, `make worker`: `python -m flows.up [deploy | worker]`; workers work until Ctrl-C.
 
 Workers end before the server: one without a server takes long to end. What they run is cancelled first, so that it
 saves, and its state is true.
@@ -189,6 +189,7 @@ def _cancel_runs_below(started: list[subprocess.Popen[bytes]]) -> None:
     """Cancel the flow runs whose processes these workers started, and wait until they have saved and ended."""
     from prefect.client.orchestration import get_client
     from prefect.states import Cancelling
+
     from tasks.steps import UNREACHABLE
 
     deadline = time.monotonic() + SECONDS_TO_SAVE

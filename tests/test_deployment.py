@@ -1,49 +1,95 @@
-"""The deployment as a person registers it, and a run of it on a worker."""
+"""The deployments as a person registers them, and runs of them on workers: here, and on a pool."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import pytest
+from deployed import Deployed, opened, processes_of, until
+from house import FILES
 
-from smollm3_ft import files
+from smollm3_ft import checkpoints, files
 
 pytestmark = pytest.mark.process
 
-ROOT = Path(__file__).parent.parent
-PREFECT = str(Path(sys.executable).parent / "prefect")
+SHORT = {"train": {"max_steps": 20, "save_steps": 5}, "monitor": {"trackio": "off"}}
+BY_THE_CHILD = ("fit to device", "evaluate base", "train", "evaluate tuned", "monitor system")
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A server with the pool `default`, the deployments registered, and a worker."""
-    from flows import server
-
-    folder = tmp_path_factory.mktemp("deployed")
-    os.environ |= {"PREFECT_HOME": str(folder / "home"), "DO_NOT_TRACK": "1"}
-    with server.running(folder / "runs"):
-        found = dict(os.environ)
-        for words in (
-            ("work-pool", "create", "default", "--type", "process"),
-            ("--no-prompt", "deploy", "--prefect-file", "deployments/prefect.yaml", "--all"),
-        ):
-            subprocess.run([PREFECT, *words], cwd=ROOT, env=found, check=True, capture_output=True)
-        worker = [PREFECT, "worker", "start", "--pool", "default"]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        with subprocess.Popen(worker, cwd=folder, env=found, **quiet) as process:
-            yield found
-            process.terminate()
-    for name in ("PREFECT_HOME", "DO_NOT_TRACK"):
-        del os.environ[name]
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    with opened(tmp_path_factory.mktemp("deployed")) as found:
+        yield found
 
 
-def test_a_deployed_run_names_itself_and_completes(environment: dict[str, str], tmp_path: Path) -> None:
-    """`finetune/local` takes a partial configuration; the worker settles the name and leaves a finished run."""
-    parameters = f'{{"config": {{"runs_dir": "{tmp_path}", "train": {{"max_steps": 4}}}}}}'
-    command = [PREFECT, "deployment", "run", "finetune/local", "--params", parameters, "--watch"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (run,) = tmp_path.glob("smollm3_finetune_*")
-    assert files.read_json(run / "report.json")["status"] == "completed"
+@pytest.fixture(scope="module")
+def here(deployed: Deployed) -> Path:
+    """The folder of a run that a worker of `default` did alone."""
+    run = deployed.ended(deployed.start("finetune/local", "here", **SHORT))
+    assert run.state_name == "Completed", run.state
+    return deployed.runs_dir / "here"
+
+
+@pytest.fixture(scope="module")
+def pooled(deployed: Deployed, here: Path) -> UUID:
+    """A run of the same configuration whose training a worker of `cuda` did."""
+    run = deployed.ended(deployed.start("finetune/cuda", "pooled", **SHORT))
+    assert run.state_name == "Completed", run.state
+    return run.id
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model" / "model.safetensors").read_bytes()
+
+
+def test_a_worker_of_the_pool_trains(deployed: Deployed, pooled: UUID, here: Path) -> None:
+    """One child run on pool `cuda`; all steps completed in both, and the model is what one worker alone makes."""
+    (child,) = deployed.children(pooled)
+    assert (child.work_pool_name, child.state_name, child.tags) == ("cuda", "Completed", ["cuda", "gpu"])
+    assert set(deployed.tasks(pooled).pop("train")) == {"Completed"}
+    assert {name: deployed.tasks(child.id).get(name) for name in BY_THE_CHILD} == {
+        name: ["Cached"] if name == "evaluate base" else ["Completed"] for name in BY_THE_CHILD
+    }
+    assert weights(deployed.runs_dir / "pooled") == weights(here)
+
+
+def test_a_run_on_a_pool_leaves_what_others_leave(deployed: Deployed, pooled: UUID) -> None:
+    """Every file of a run, and artifacts for the plan, the rows, the metrics and the report."""
+    missing = [name for name in FILES if not (deployed.runs_dir / "pooled" / name).is_file()]
+    assert missing == []
+    assert {"plan", "data-ledger", "training-progress", "metrics", "report"} <= deployed.artifacts(pooled)
+    assert files.read_json(deployed.runs_dir / "pooled" / "report.json")["status"] == "completed"
+
+
+def test_a_child_that_dies_is_resumed(deployed: Deployed, here: Path) -> None:
+    """Its flow's process killed: the parent's retry resumes the same child, which repeats nothing, and the final
+    weights are an undisturbed run's, bit for bit."""
+    run = deployed.start("finetune/cuda", "killed", **SHORT)
+    deployed.saved("killed", 5)
+    (child,) = deployed.children(run)
+    for process in processes_of(str(child.id)):
+        process.kill()
+    assert deployed.ended(run).state_name == "Completed"
+    (again,) = deployed.children(run)
+    assert (again.id, again.state_name, again.run_count) == (child.id, "Completed", 2)
+    states = deployed.tasks(child.id)
+    assert states["fit to device"] == ["Cached", "Completed"]
+    assert states["evaluate base"] == ["Cached", "Cached"]
+    assert deployed.tasks(run)["prepare data"] == ["Cached"]
+    assert files.read_json(deployed.runs_dir / "killed" / "report.json")["train"]["resumed_from"] >= 5
+    assert weights(deployed.runs_dir / "killed") == weights(here)
+
+
+def test_a_cancelled_parent_ends_its_child(deployed: Deployed, here: Path) -> None:
+    """Both are Cancelled, no process of them is left within a minute, and a checkpoint is there to go on from."""
+    long: dict[str, Any] = {**SHORT, "train": {"max_steps": 5000, "save_steps": 5}}
+    run = deployed.start("finetune/cuda", "cancelled", **long)
+    deployed.saved("cancelled", 5)
+    (child,) = deployed.children(run)
+    deployed.cancel(run)
+    until(lambda: not processes_of(str(run), str(child.id), str(deployed.runs_dir / "cancelled")), seconds=60)
+    assert {deployed.ended(one).state_name for one in (run, child.id)} == {"Cancelled"}
+    newest, damaged = checkpoints.newest(deployed.runs_dir / "cancelled" / "checkpoints")
+    assert newest is not None
+    assert damaged == []

@@ -1,0 +1,124 @@
+"""A Prefect server with everything registered and two workers, each in a folder of its own, as on two machines."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import psutil
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentFlowRunId
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_CSRF_SUPPORT_ENABLED,
+    temporary_settings,
+)
+from prefect.states import Cancelling
+
+from flows import server, up
+from smollm3_ft import journal
+
+ROOT = Path(__file__).parent.parent
+
+
+class Deployed(NamedTuple):
+    """The server's client, the shared folder of runs, and the workers by their pools."""
+
+    client: SyncPrefectClient
+    runs_dir: Path
+    workers: dict[str, subprocess.Popen[bytes]]
+
+    def start(self, deployment: str, name: str, **config: Any) -> UUID:
+        """Start a run of a deployment, as the UI does."""
+        found = self.client.read_deployment_by_name(deployment)
+        parameters = {"config": {"name": name, "runs_dir": str(self.runs_dir), **config}}
+        return self.client.create_flow_run_from_deployment(found.id, parameters=parameters).id
+
+    def ended(self, run: UUID) -> FlowRun:
+        """Wait for the end of a flow run."""
+        return until(lambda: found if _is_final(found := self.client.read_flow_run(run)) else None)
+
+    def children(self, run: UUID) -> list[FlowRun]:
+        parent = FlowRunFilterParentFlowRunId(any_=[run])
+        return self.client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=parent))
+
+    def tasks(self, run: UUID) -> dict[str, list[str]]:
+        """The states of a flow run's tasks by their names."""
+        only = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
+        found: dict[str, list[str]] = {}
+        for one in self.client.read_task_runs(flow_run_filter=only):
+            found.setdefault(one.name, []).append(str(one.state_name))
+        return {name: sorted(states) for name, states in found.items()}
+
+    def artifacts(self, run: UUID) -> set[str]:
+        only = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
+        return {str(one.key) for one in self.client.read_artifacts(flow_run_filter=only)}
+
+    def cancel(self, run: UUID) -> None:
+        self.client.set_flow_run_state(run, Cancelling())
+
+    def saved(self, name: str, step: int) -> None:
+        """Wait for a checkpoint."""
+        path = self.runs_dir / name / "metrics.jsonl"
+        until(lambda: any(r.step == step and r.values.get("what") == "checkpoint" for r in journal.read(path)))
+
+
+def _is_final(run: FlowRun) -> bool:
+    return run.state is not None and run.state.is_final()
+
+
+def until(found: Callable[[], Any], seconds: float = 180) -> Any:
+    """Wait for something to be there."""
+    deadline = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.1)
+    return value
+
+
+def processes_of(*words: str) -> list[psutil.Process]:
+    """Processes with one of the words in their command line or their environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            text = " ".join([*process.cmdline(), process.environ().get("PREFECT__FLOW_RUN_ID", "")])
+        except psutil.Error:
+            continue
+        if any(word in text for word in words) and process.pid != os.getpid():
+            found.append(process)
+    return found
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[Deployed]:
+    """Server, deployments, and workers."""
+    os.environ |= {"PREFECT_HOME": str(folder / "home"), "DO_NOT_TRACK": "1"}
+    with server.running(folder / "runs") as prefect:
+        register = [sys.executable, "-m", "flows.up", "deploy"]
+        subprocess.run(register, cwd=ROOT, check=True, capture_output=True)
+        workers = {}
+        for pool in up.POOLS:
+            place = folder / f"machine-{pool}"
+            place.mkdir()
+            with (folder / f"{pool}.log").open("wb") as log:
+                worker = up.Worker(pool, pool, {"PREFECT_WORKER_QUERY_SECONDS": "1"})
+                workers[pool] = up.start(worker, place, stdout=log, stderr=log)
+        settings = {
+            PREFECT_API_URL: prefect.api,
+            PREFECT_API_AUTH_STRING: prefect.password,
+            PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: True,
+        }
+        try:
+            with temporary_settings(settings), get_client(sync_client=True) as client:
+                yield Deployed(client, folder / "runs", workers)
+        finally:
+            up.stop(list(workers.values()))
+    for name in ("PREFECT_HOME", "DO_NOT_TRACK"):
+        del os.environ[name]
