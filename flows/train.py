@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,13 @@ from typing import Any
 from prefect import flow
 from prefect.runtime import flow_run
 
-from smollm3_ft import data, identity, runs
+from smollm3_ft import data, identity, resolve, runs
 from smollm3_ft.data import Prepared
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.journal import Journal
 from smollm3_ft.plan import Plan
 from smollm3_ft.runs import Run
-from tasks import monitoring, steps
+from tasks import monitoring, remote, steps
 from tasks.data import STEP as PREPARE
 from tasks.training import fit_run, the_device, train_on_device
 
@@ -39,6 +40,7 @@ def train_flow(run: str) -> dict[str, Any]:
         watching = {"monitor system": monitoring.monitor_system.submit(found, host, stop)}
         with host, steps.beside(watching, stop):
             trained, _ = train_on_device(found, training, host, (lock,))
+    remote.tell(found)
     return trained.model_dump()
 
 
@@ -53,6 +55,10 @@ def _found(words: str) -> tuple[Run, Plan, Prepared]:
         what = f"run {run.name} was begun in {run.folder}, and this worker sees it in {folder}"
         raise ConfigError(Problem("run", what, "mount runs_dir at the same place on all machines"))
     _check_same_code(run)
+    refused = resolve.outside_of_roots(run.config, os.environ.get("SMOLLM3_FT_READ_ROOTS", ""))
+    problems = [one for one in refused if one.where == "model.name"]  # no source is read here
+    if problems:
+        raise ConfigError(*problems)
     mark = runs.marks(run).get(PREPARE)
     prepared = data.reuse(folder.parent, mark) if mark else None
     if run.plan is None or prepared is None:

@@ -47,7 +47,7 @@ def resolve(
         config = validate(merged(defaults(Config), *_each_with_its_source(given_layers)))
         problems = [*_contradictions(config), *unbuilt(config)]
         config = _with_absolute_places(_with_method(config))
-        problems += _outside_of_roots(config, environment.get("SMOLLM3_FT_READ_ROOTS", ""))
+        problems += outside_of_roots(config, environment.get("SMOLLM3_FT_READ_ROOTS", ""))
     except ConfigError as error:
         problems = list(error.problems)
     if problems:
@@ -126,7 +126,7 @@ def _with_absolute_places(config: Config) -> Config:
     )
 
 
-def _outside_of_roots(config: Config, roots: str) -> Iterator[Problem]:
+def outside_of_roots(config: Config, roots: str) -> Iterator[Problem]:
     """Places that this machine's environment does not let a run read: links and `..` are followed first."""
     allowed = [_real(root) for root in roots.split(os.pathsep) if root]
     source = config.data.source

@@ -19,14 +19,17 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Cancelling, Scheduled
 
-from smollm3_ft import errors, fit
+from smollm3_ft import errors, files, fit
 from smollm3_ft.config import pool_of
 from smollm3_ft.errors import ConfigError, FinetuneError, Problem, ProcessDied, Stopped, TrainingError
 from smollm3_ft.fit import TrainingPlan
+from smollm3_ft.report import Step
 from smollm3_ft.runs import Run
+from tasks import steps
 from tasks.steps import UNREACHABLE, call, done, log, options
 from tasks.training import DAYS, Evaluated, Follower, Trained, finished
 
+TOLD = "device.json"  # in a run's folder: the steps of the child that completed
 SECONDS_BETWEEN_LOOKS = 1
 SECONDS_TO_END = 25  # the worker that ends a cancelled parent gives it 30
 SECONDS_WITHOUT_SERVER = 600
@@ -91,9 +94,23 @@ def train_on_pool(run: Run, pool: str) -> tuple[TrainingPlan, Trained, Evaluated
     made = finished(run)
     call(train, run, pool, fingerprint=run.run_id, kept=made and made[1])
     call(EVALUATE_TUNED, run, pool)
-    made = finished(run)
+    if made is None:
+        _record_what_the_child_took(run)
+        made = finished(run)
     assert made is not None
     return made
+
+
+def tell(run: Run) -> None:
+    """Leave in the run's folder how each step of this child ended, and how long it took, for its parent's report."""
+    files.write_json(run.path / TOLD, {"steps": [step._asdict() for step in steps.HERE.get()]})
+
+
+def _record_what_the_child_took(run: Run) -> None:
+    """In the report a step is what the child did, and not how long it was waited for."""
+    told = {one["name"]: Step(**one) for one in files.read_json(run.path / TOLD)["steps"]}
+    here = steps.HERE.get()
+    here[:] = [told.get(step.name, step) for step in here]
 
 
 def _start(client: SyncPrefectClient, run: Run, pool: str) -> FlowRun:

@@ -59,7 +59,9 @@ def test_a_run_on_a_pool_leaves_what_others_leave(deployed: Deployed, pooled: UU
     missing = [name for name in FILES if not (deployed.runs_dir / "pooled" / name).is_file()]
     assert missing == []
     assert {"plan", "data-ledger", "training-progress", "metrics", "report"} <= deployed.artifacts(pooled)
-    assert files.read_json(deployed.runs_dir / "pooled" / "report.json")["status"] == "completed"
+    report = files.read_json(deployed.runs_dir / "pooled" / "report.json")
+    assert report["status"] == "completed"
+    assert {step["name"]: step["state"] for step in report["steps"]}["evaluate base"] == "Cached"  # by the child
 
 
 def test_a_child_that_dies_is_resumed(deployed: Deployed, here: Path) -> None:

@@ -73,6 +73,14 @@ def test_a_worker_of_other_code_or_packages_says_which(tmp_path: Path, name: str
         train._found(run.folder)
 
 
+def test_a_worker_permits_what_its_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's model in a folder that may not be read on the worker is refused there, whatever its coordinator let."""
+    run = runs.begin(configure(name="run", runs_dir=str(tmp_path), model__name=str(tmp_path)))
+    monkeypatch.setenv("SMOLLM3_FT_READ_ROOTS", str(tmp_path / "allowed"))
+    with pytest.raises(ConfigError, match=f"model.name: {tmp_path} may not be read here"):
+        train._found(run.folder)
+
+
 def test_a_worker_sees_whether_the_data_are_prepared(tmp_path: Path) -> None:
     """A run that no coordinator has begun has none, and the line says who prepares them."""
     run = runs.begin(configure(name="run", runs_dir=str(tmp_path)))
