@@ -19,11 +19,12 @@ PATIENCE = 180  # seconds that a training process may take to save and end after
 
 
 @contextmanager
-def hold(runs_dir: Path, name: str, wait: bool = False) -> Iterator[int]:
+def hold(runs_dir: Path, name: str, wait: bool = False, far: float = 0) -> Iterator[int]:
     """Hold the lock `name`; yields its file descriptor, which a child that inherits it holds too.
 
     Raises RunBusy, naming the owner, where a live one holds it, unless told to wait. The child of a dead owner is
-    waited for, since it is about to save and end.
+    waited for, since it is about to save and end; so is, for `far` seconds, an owner on another machine, of whom it
+    cannot be seen from here whether he lives.
     """
     path = runs_dir / ".locks" / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +33,7 @@ def hold(runs_dir: Path, name: str, wait: bool = False) -> Iterator[int]:
         if wait:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         else:
-            _take(descriptor, name)
+            _take(descriptor, name, far)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
         yield descriptor
@@ -61,16 +62,17 @@ def is_held_by_the_living(runs_dir: Path, name: str) -> bool:
         return False
     descriptor = os.open(path, os.O_RDWR)
     try:
-        return not _try(descriptor) and _owner(descriptor)[1]
+        return not _try(descriptor) and _owner(descriptor)[1] is not False
     finally:
         os.close(descriptor)
 
 
-def _take(descriptor: int, name: str) -> None:
-    deadline = time.monotonic() + PATIENCE
+def _take(descriptor: int, name: str, far: float) -> None:
+    began = time.monotonic()
     while not _try(descriptor):
         who, alive = _owner(descriptor)
-        if alive or time.monotonic() > deadline:
+        patience = {True: 0, False: PATIENCE, None: far}[alive]
+        if time.monotonic() - began >= patience:
             raise RunBusy(f"{name.lstrip('.')} is being worked on by {who}", "wait for it, or give another name")
         time.sleep(0.1)
 
@@ -83,15 +85,15 @@ def _try(descriptor: int) -> bool:
     return True
 
 
-def _owner(descriptor: int) -> tuple[str, bool]:
-    """The owner in words, and whether it is alive as far as can be seen from here."""
+def _owner(descriptor: int) -> tuple[str, bool | None]:
+    """The owner in words, and whether it is alive; None where that cannot be seen from here."""
     try:
         held = json.loads(os.pread(descriptor, 1000, 0))
         pid, host = int(held["pid"]), str(held["host"])
     except (ValueError, KeyError):
         return "another process", True  # it is just writing its name
     if host != socket.gethostname():
-        return f"process {pid} on {host}", True
+        return f"process {pid} on {host}", None
     return f"process {pid}", _is_alive(pid)
 
 

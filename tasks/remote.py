@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
-from prefect.states import Cancelling, Scheduled
+from prefect.states import Cancelled, Cancelling, Scheduled
 
 from smollm3_ft import errors, files, fit
 from smollm3_ft.config import pool_of
@@ -189,7 +189,12 @@ def end_children_of(client: SyncPrefectClient, parent: uuid.UUID) -> None:
 
 
 def _end(client: SyncPrefectClient, child: FlowRun) -> None:
-    client.set_flow_run_state(child.id, Cancelling(message="Its parent was ended."))
+    assert child.state is not None
+    message = "Its parent was ended."
+    if child.state.is_scheduled():  # nobody works on it, and nobody would answer
+        client.set_flow_run_state(child.id, Cancelled(message=message), force=True)
+        return
+    client.set_flow_run_state(child.id, Cancelling(message=message))
     deadline = time.monotonic() + SECONDS_TO_END
     while time.monotonic() < deadline:
         state = client.read_flow_run(child.id).state

@@ -120,8 +120,11 @@ def evaluate_tuned(plan: TrainingPlan, fingerprint: str, kept: Evaluated | None)
 
 @contextmanager
 def the_device(run: Run) -> Iterator[int]:
-    """What whoever trains a run holds, on whichever machine: two never do at once. Raises RunBusy."""
-    with locks.hold(run.path.parent, f".{run.name}-on-device") as lock:
+    """What whoever trains a run holds, on whichever machine: two never do at once. Raises RunBusy.
+
+    The training process of a dead flow run, here or elsewhere, has time to save and end.
+    """
+    with locks.hold(run.path.parent, f".{run.name}-on-device", far=locks.PATIENCE) as lock:
         yield lock
 
 

@@ -1,5 +1,7 @@
 """A living owner keeps others out and is named; a dead one holds nothing."""
 
+import fcntl
+import os
 import subprocess
 import sys
 import threading
@@ -123,3 +125,15 @@ def test_nobody_owns_what_was_never_held(tmp_path: Path) -> None:
     assert locks.owner(tmp_path, "demo") is None
     assert not locks.is_held_by_the_living(tmp_path, "demo")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_owner_on_another_machine_may_be_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody sees from here whether it lives: who is told to waits, and others are refused at once."""
+    with locks.hold(tmp_path, "demo") as held:
+        os.ftruncate(held, 0)
+        os.pwrite(held, b'{"pid": 1, "host": "elsewhere"}', 0)
+        with pytest.raises(RunBusy, match="process 1 on elsewhere"), locks.hold(tmp_path, "demo"):
+            pass
+        monkeypatch.setattr("time.sleep", lambda _seconds: fcntl.flock(held, fcntl.LOCK_UN))
+        with locks.hold(tmp_path, "demo", far=60):
+            assert locks.is_held_by_the_living(tmp_path, "demo")
