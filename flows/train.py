@@ -1,7 +1,5 @@
 """What a worker of a pool does for a run: all that needs the device. `finetune` starts it; nobody has to."""
 
-from __future__ import annotations
-
 import os
 import threading
 from pathlib import Path
@@ -54,7 +52,9 @@ def _found(words: str) -> tuple[Run, Plan, Prepared]:
     if run.folder != str(folder):
         what = f"run {run.name} was begun in {run.folder}, and this worker sees it in {folder}"
         raise ConfigError(Problem("run", what, "mount runs_dir at the same place on all machines"))
-    _check_same_code(run)
+    for name, then, now in identity.changed(run.code, run.lock, run.accepted):
+        what = f"this worker's {name} is {now}, run {run.name} was begun with {then}"
+        raise ConfigError(Problem("run", what, "use the same checkout and lock on all machines"))
     refused = resolve.outside_of_roots(run.config, os.environ.get("SMOLLM3_FT_READ_ROOTS", ""))
     problems = [one for one in refused if one.where == "model.name"]  # no source is read here
     if problems:
@@ -65,12 +65,3 @@ def _found(words: str) -> tuple[Run, Plan, Prepared]:
         what = f"run {run.name} has no prepared data that this worker sees"
         raise ConfigError(Problem("run", what, "start it with `finetune`, which prepares them and then starts this"))
     return run, run.plan, prepared
-
-
-def _check_same_code(run: Run) -> None:
-    """Raise ConfigError where the run was begun, and not agreed to go on, with other code or packages than here."""
-    here = {"code": identity.code(), "lock": identity.lock()}
-    for name, digest in here.items():
-        if digest != getattr(run, name) and digest not in [change.get(name) for change in run.accepted]:
-            what = f"this worker's {name} is {digest[:12]}, run {run.name} was begun with {getattr(run, name)[:12]}"
-            raise ConfigError(Problem("run", what, "use the same checkout and lock on all machines"))

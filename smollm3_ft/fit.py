@@ -245,11 +245,9 @@ def mark(plan: TrainingPlan) -> str:
 
 def check_made_here(plan: TrainingPlan, accepted: list[dict[str, Any]]) -> None:
     """Raise ConfigError where the plan was made by other code or with other packages than are here."""
-    here = {"code": identity.code(), "lock": identity.lock()}
-    for name, digest in here.items():
-        if digest != getattr(plan, name) and digest not in [change.get(name) for change in accepted]:
-            what = f"{name} here is {digest[:12]}, the plan was made with {getattr(plan, name)[:12]}"
-            raise ConfigError(Problem("plan.json", what, "use the same checkout, or go on with --accept-changes"))
+    for name, then, now in identity.changed(plan.code, plan.lock, accepted):
+        what = f"{name} here is {now}, the plan was made with {then}"
+        raise ConfigError(Problem("plan.json", what, "use the same checkout, or go on with --accept-changes"))
 
 
 def check_processes(plan: TrainingPlan, config: Config) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from smollm3_ft import files
@@ -23,6 +24,16 @@ def code(*modules: str) -> str:
 def lock() -> str:
     """A digest of the committed pins."""
     return files.sha256(LOCK)[:32] if LOCK.is_file() else "no lock"
+
+
+def changed(code_then: str, lock_then: str, accepted: Sequence[Mapping[str, str]]) -> list[tuple[str, str, str]]:
+    """Of `code` and `lock` what is not as it was, and was not agreed to since: name, then and now, 12 digits each."""
+    pairs = (("code", code_then, code()), ("lock", lock_then, lock()))
+    return [
+        (name, then[:12], now[:12])
+        for name, then, now in pairs
+        if now != then and now not in [change.get(name) for change in accepted]
+    ]
 
 
 def pins() -> dict[str, str]:

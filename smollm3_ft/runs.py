@@ -131,11 +131,9 @@ def compared(config: Config, finished: bool = False) -> dict[str, Any]:
 
 def changes(run: Run) -> dict[str, str]:
     """What of this checkout or of the local sources is not as when the run began, and was not agreed to since."""
-    now = {"code": identity.code(), "lock": identity.lock()}
     changed = {
-        name: f"{name} changed since run {run.name} began ({getattr(run, name)[:12]} then, {digest[:12]} now)"
-        for name, digest in now.items()
-        if digest != getattr(run, name) and digest not in [change.get(name) for change in run.accepted]
+        name: f"{name} changed since run {run.name} began ({then} then, {now} now)"
+        for name, then, now in identity.changed(run.code, run.lock, run.accepted)
     }
     for before, after in _located_again(run):
         if before.digest != after.digest:

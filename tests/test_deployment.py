@@ -1,5 +1,9 @@
 """The deployments as a person registers them, and runs of them on workers: here, and on a pool."""
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,7 +11,7 @@ from uuid import UUID
 
 import pytest
 from deployed import Deployed, opened, processes_of, until
-from house import FILES
+from house import FILES, ROOT
 
 from smollm3_ft import checkpoints, files
 
@@ -46,7 +50,7 @@ def weights(folder: Path) -> bytes:
 def test_a_worker_of_the_pool_trains(deployed: Deployed, pooled: UUID, here: Path) -> None:
     """One child run on pool `cuda`; all steps completed in both, and the model is what one worker alone makes."""
     (child,) = deployed.children(pooled)
-    assert (child.work_pool_name, child.state_name, child.tags) == ("cuda", "Completed", ["cuda", "gpu"])
+    assert (child.work_pool_name, child.state_name, set(child.tags)) == ("cuda", "Completed", {"cuda", "gpu"})
     assert set(deployed.tasks(pooled).pop("train")) == {"Completed"}
     assert {name: deployed.tasks(child.id).get(name) for name in BY_THE_CHILD} == {
         name: ["Cached"] if name == "evaluate base" else ["Completed"] for name in BY_THE_CHILD
@@ -95,3 +99,24 @@ def test_a_cancelled_parent_ends_its_child(deployed: Deployed, here: Path) -> No
     newest, damaged = checkpoints.newest(deployed.runs_dir / "cancelled" / "checkpoints")
     assert newest is not None
     assert damaged == []
+
+
+def test_up_ends_what_it_started(deployed: Deployed) -> None:
+    """It registers again what is there, starts a worker for each pool, says that there is no CUDA, and ends with both
+    at Ctrl-C."""
+    command = [sys.executable, "-m", "flows.up"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = []
+        while "Ctrl-C ends it." not in lines:
+            lines.append(process.stdout.readline().rstrip())
+            assert process.poll() is None, lines
+        names = [f"{os.uname().nodename}-{kind}" for kind in ("default", "cpu")]
+        assert f"Worker {names[1]}: trains on the CPU: no CUDA here" in lines
+        assert len(processes_of(*names)) == 2
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+    assert process.returncode == 0
+    assert processes_of(*names) == []
+    assert len(deployed.client.read_automations()) == 1
