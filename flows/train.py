@@ -31,6 +31,7 @@ def train_flow(run: str) -> dict[str, Any]:
     trains it.
     """
     steps.HERE.set([])
+    remote.close_former_attempt()
     found, plan, prepared = _found(run)
     with the_device(found) as lock:
         training = fit_run(found, plan, prepared)

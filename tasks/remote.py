@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Cancelling, Scheduled
+from prefect.states import Cancelled, Cancelling, Crashed, Scheduled
 
 from smollm3_ft import errors, files, fit
 from smollm3_ft.config import pool_of
@@ -26,7 +26,7 @@ from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.report import Step
 from smollm3_ft.runs import Run
 from tasks import steps
-from tasks.steps import UNREACHABLE, call, done, log, options
+from tasks.steps import UNREACHABLE, call, crash_what_stands_as_running, done, log, options
 from tasks.training import DAYS, Evaluated, Follower, Trained, finished
 
 TOLD = "device.json"  # in a run's folder: the steps of the child that completed
@@ -99,6 +99,13 @@ def train_on_pool(run: Run, pool: str) -> tuple[TrainingPlan, Trained, Evaluated
         made = finished(run)
     assert made is not None
     return made
+
+
+def close_former_attempt() -> None:
+    """Say in Prefect what became of the steps that this child was at when it was killed. Called before its first."""
+    crashed: State[None] = Crashed(message="The process was killed; this flow run goes on.")
+    with get_client(sync_client=True) as client:
+        crash_what_stands_as_running(client, uuid.UUID(str(flow_run.id)), crashed)
 
 
 def tell(run: Run) -> None:

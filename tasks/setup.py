@@ -11,7 +11,6 @@ import yaml
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
@@ -23,7 +22,7 @@ from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.plan import Plan
 from smollm3_ft.runs import Run
 from tasks import remote
-from tasks.steps import call, done, options
+from tasks.steps import call, crash_what_stands_as_running, done, options
 
 FLOW_RUN = ".flow-run"  # in a run's folder: the id of the flow run that works, or last worked, on it
 
@@ -105,8 +104,5 @@ def close_former(run: Run) -> None:
             remote.end_children_of(client, found.id)
             if found.state is not None and not found.state.is_final():
                 client.set_flow_run_state(found.id, crashed, force=True)
-                only = FlowRunFilter(id=FlowRunFilterId(any_=[found.id]))
-                for one in client.read_task_runs(flow_run_filter=only):
-                    if one.state is not None and not one.state.is_final():
-                        client.set_task_run_state(one.id, crashed, force=True)
+                crash_what_stands_as_running(client, found.id, crashed)
     files.write(path, here)

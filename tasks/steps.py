@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,6 +18,8 @@ from typing import Any, TypeVar, cast
 import httpx
 from prefect import Task
 from prefect.cache_policies import CacheKeyFnPolicy
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.futures import PrefectFuture, wait
@@ -102,6 +105,14 @@ def beside(steps: Mapping[str, PrefectFuture[Any]], stop: threading.Event) -> It
         wait(list(steps.values()))
         for name, future in steps.items():  # their failure never fails a training; the report says it
             record(name, future.state.name, time.monotonic() - began)
+
+
+def crash_what_stands_as_running(client: SyncPrefectClient, run: uuid.UUID, crashed: State[None]) -> None:
+    """Give the tasks of a flow run whose process was killed their true state."""
+    only = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
+    for one in client.read_task_runs(flow_run_filter=only):
+        if one.state is not None and not one.state.is_final():
+            client.set_task_run_state(one.id, crashed, force=True)
 
 
 def done(message: str, value: Result) -> Result:

@@ -84,6 +84,7 @@ def test_a_child_that_dies_is_resumed(deployed: Deployed, here: Path) -> None:
     states = deployed.tasks(child.id)
     assert states["fit to device"] == ["Cached", "Completed"]
     assert states["evaluate base"] == ["Cached", "Cached"]
+    assert states["train"] == ["Completed", "Crashed"]
     assert deployed.tasks(run)["prepare data"] == ["Cached"]
     assert files.read_json(deployed.runs_dir / "killed" / "report.json")["train"]["resumed_from"] >= 5
     assert weights(deployed.runs_dir / "killed") == weights(here)
