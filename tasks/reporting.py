@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
 
 from smollm3_ft import report
 from smollm3_ft.errors import FinetuneError
@@ -14,8 +15,10 @@ from smollm3_ft.runs import Run
 from tasks import steps
 from tasks.steps import call, options
 
+ANEW: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}  # a retry ends otherwise than what failed
 
-@task(**options("links", timeout=120))
+
+@task(**{**options("links", timeout=120), **ANEW})
 def links(run: Run) -> dict[str, str]:
     """Where the results lie."""
     found = report.links(run)
@@ -24,13 +27,13 @@ def links(run: Run) -> dict[str, str]:
     return found
 
 
-@task(**options("next steps", timeout=120))
+@task(**{**options("next steps", timeout=120), **ANEW})
 def next_steps(run: Run, status: Status) -> list[str]:
     """What to do now."""
     return report.next_steps(run, status)
 
 
-@task(**options("report", timeout=300))
+@task(**{**options("report", timeout=300), **ANEW})
 def write_report(run: Run, status: Status, done: list[Step], failure: Failure | None) -> dict[str, Any]:
     """Write the summary."""
     written = report.write(run, status, done, failure)

@@ -86,8 +86,8 @@ def make_plan(run: Run, kept: Plan | None) -> Plan:
 
 
 def plan_run(run: Run) -> Plan:
-    """The run's plan, made once: a run that goes on keeps its revisions."""
-    return call(make_plan, run, fingerprint=run.run_id, kept=run.plan)
+    """The run's plan, made once: a run that goes on, or is retried, keeps its revisions."""
+    return call(make_plan, run, fingerprint=run.run_id, kept=runs.read(run.path).plan)
 
 
 def close_former(run: Run) -> None:

@@ -77,24 +77,46 @@ def test_a_run_on_a_pool_leaves_what_others_leave(deployed: Deployed, pooled: UU
     assert [step for step in told if step not in report["steps"]] == []
 
 
-def test_a_child_that_dies_is_resumed(deployed: Deployed, here: Path) -> None:
-    """Its flow's process killed: the parent's retry resumes the same child, which repeats nothing, and the final
-    weights are an undisturbed run's, bit for bit."""
-    run = deployed.start("finetune/cuda", "killed", **SHORT)
+@pytest.fixture(scope="module")
+def killed(deployed: Deployed) -> tuple[UUID, UUID]:
+    """A run whose child's flow process was killed once, and which cannot publish; and the child as it was then."""
+    run = deployed.start("finetune/cuda", "killed", **{**SHORT, "publish": {"target": "local"}})
     deployed.saved("killed", 5)
+    (deployed.runs_dir / "killed" / "published.json").mkdir()
     (child,) = deployed.children(run)
     for process in processes_of(str(child.id)):
         process.kill()
-    assert deployed.ended(run).state_name == "Completed"
+    assert deployed.ended(run).state_name == "Failed"
+    return run, child.id
+
+
+def test_a_child_that_dies_is_resumed(deployed: Deployed, killed: tuple[UUID, UUID], here: Path) -> None:
+    """The parent's retry resumes the same child, which repeats nothing, and the final weights are an undisturbed
+    run's, bit for bit."""
+    run, child = killed
     (again,) = deployed.children(run)
-    assert (again.id, again.state_name, again.run_count) == (child.id, "Completed", 2)
-    states = deployed.tasks(child.id)
+    assert (again.id, again.state_name, again.run_count) == (child, "Completed", 2)
+    states = deployed.tasks(child)
     assert states["fit to device"] == ["Cached", "Completed"]
     assert states["evaluate base"] == ["Cached", "Cached"]
     assert states["train"] == ["Completed", "Crashed"]
     assert deployed.tasks(run)["prepare data"] == ["Cached"]
     assert files.read_json(deployed.runs_dir / "killed" / "report.json")["train"]["resumed_from"] >= 5
     assert weights(deployed.runs_dir / "killed") == weights(here)
+
+
+def test_a_retry_does_what_failed_and_what_follows(deployed: Deployed, killed: tuple[UUID, UUID]) -> None:
+    """Publishing failed: what was before it is Cached, the child is not started again, and the report is a new one."""
+    run, child = killed
+    (deployed.runs_dir / "killed" / "published.json").rmdir()
+    deployed.retry(run)
+    assert deployed.ended(run).state_name == "Completed"
+    states = deployed.tasks(run)
+    before = ("resolve configuration", "plan", "fit to device", "evaluate base", "train", "evaluate tuned")
+    assert {name: states[name] for name in before} == {name: ["Cached", "Completed"] for name in before}
+    assert states["publish"] == ["Completed", "Failed"]
+    assert deployed.client.read_flow_run(child).run_count == 2
+    assert files.read_json(deployed.runs_dir / "killed" / "report.json")["status"] == "completed"
 
 
 def test_a_cancelled_parent_ends_its_child(deployed: Deployed, here: Path) -> None:
