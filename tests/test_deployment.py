@@ -57,7 +57,7 @@ def test_a_worker_of_the_pool_trains(deployed: Deployed, pooled: UUID, here: Pat
     """One child run on pool `cuda`; all steps completed in both, and the model is what one worker alone makes."""
     (child,) = deployed.children(pooled)
     assert (child.work_pool_name, child.state_name, set(child.tags)) == ("cuda", "Completed", {"cuda", "gpu"})
-    assert {state for states in deployed.tasks(pooled).values() for state in states} == {"Completed", "Cached"}
+    assert {state for states in deployed.tasks(pooled).values() for state in states} <= {"Completed", "Cached"}
     done = deployed.tasks(child.id)
     assert set(BY_THE_CHILD) <= set(done)
     assert {state for states in done.values() for state in states} <= {"Completed", "Cached"}
