@@ -68,7 +68,8 @@ FIT_TO_DEVICE, EVALUATE_BASE, EVALUATE_TUNED, MONITOR_SYSTEM = map(
 )
 
 
-@task(**options("train", timeout=30 * DAYS, retries=3, delays=(1, 5, 30)))
+# A worker with a limit dies of a run that comes back before it has freed that run's slot: it is given time for that.
+@task(**options("train", timeout=30 * DAYS, retries=3, delays=(10, 30, 60)))
 def train(run: Run, pool: str, kept: Trained | None) -> Trained:
     """Let a worker fit, evaluate, train and evaluate; a retry resumes the same child."""
     if kept is not None:
