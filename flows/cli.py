@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flows import data, rows
+from flows import data, gc, rows
 from smollm3_ft import disk, layers, locks, plan, report, resolve, runs
 from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, FinetuneError, Problem, RunBusy, Stopped
@@ -239,6 +239,7 @@ def _there(words: str) -> Path:
 
 app.command("data")(data.command)
 app.command("rows")(rows.command)
+app.command("gc")(gc.command)
 
 
 @app.command("plan")
