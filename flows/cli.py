@@ -44,14 +44,14 @@ errors = Console(stderr=True, highlight=False)
 
 def main() -> NoReturn:
     """The command `smollm3-ft`."""
-    sys.exit(_guarded(app))
+    sys.exit(guarded(app))
 
 
 def finetune() -> int:
     """The command `python -m flows.finetune`. Returns its exit code."""
     command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     command.command()(_finetune)
-    return _guarded(command, prog_name="python -m flows.finetune")
+    return guarded(command, prog_name="python -m flows.finetune")
 
 
 def _finetune(
@@ -61,7 +61,7 @@ def _finetune(
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Go on although code, lock or a source changed.")
     ] = False,
-    debug: Debug = False,  # noqa: ARG001  # read by _guarded
+    debug: Debug = False,  # noqa: ARG001  # read by guarded
 ) -> None:
     """Fine-tune SmolLM3: from a configuration to a verified model and a report."""
     resolved = load(words or [])
@@ -81,17 +81,8 @@ def _finetune(
 
 def load(words: list[str]) -> Resolved:
     """The configuration that the words of a command mean."""
-    file: dict[str, Any] = {}
-    first = next((word for word in words if "=" not in word), None)
-    if first is not None:
-        words = [word for word in words if word is not first]
-        if Path(first).is_file() or first.endswith((".yaml", ".yml")):
-            file = layers.read_file(Path(first))
-        else:
-            if any(word.startswith("recipe=") for word in words):
-                raise ConfigError(Problem(first, "is a second recipe", "name one"))
-            words = [f"recipe={first}", *words]
-    return resolve.resolve(layers.parse_words(words), os.environ, file)
+    given, file = layers.of_command(words)
+    return resolve.resolve(given, os.environ, file)
 
 
 def _named(config: Config) -> Config:
@@ -135,7 +126,7 @@ def _run(config: Config) -> int:
     """Run the flow against a server and report. Returns the exit code."""
     from flows import server
 
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, terminated)
     for setting, value in SETTINGS.items():
         os.environ.setdefault(setting, value)
     runs_dir, name = Path(config.runs_dir), str(config.name)
@@ -160,12 +151,12 @@ def _run(config: Config) -> int:
                     raise  # said in its own words
                 return _failed(runs_dir / name, error)
             finally:
-                _deliver()
+                deliver()
     _summary(runs_dir / name, written)
     return BLOCKED if written["status"] == "blocked" else DONE
 
 
-def _deliver() -> None:
+def deliver() -> None:
     """Send Prefect what it has not had yet, before its server may end: states travel as events."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
@@ -174,7 +165,7 @@ def _deliver() -> None:
     APILogWorker.drain_all(timeout=10)
 
 
-def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
+def terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
     sys.exit(128 + signal.SIGTERM)
 
 
@@ -243,7 +234,7 @@ app.command("gc")(gc.command)
 
 
 @app.command("plan")
-def _plan(words: Words = None, debug: Debug = False) -> None:  # noqa: ARG001  # debug is read by _guarded
+def _plan(words: Words = None, debug: Debug = False) -> None:  # noqa: ARG001  # debug is read by guarded
     """What a run would do, what it needs, and how long it takes; spends nothing."""
     _show_plan(load(words or []))
 
@@ -273,7 +264,7 @@ def _ui(runs_dir: RunsDir = "runs") -> None:
     """Prefect's pages over the local runs, until Ctrl-C."""
     from flows import server
 
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, terminated)
     place = _there(runs_dir)
     plan.check_writable(place)
     with server.running(place) as prefect:
@@ -285,7 +276,7 @@ def _ui(runs_dir: RunsDir = "runs") -> None:
             console.print("")
 
 
-def _guarded(command: typer.Typer, **options: Any) -> int:
+def guarded(command: typer.Typer, **options: Any) -> int:
     """The outermost border: a user's mistake is one clear line and an exit code; `--debug` shows the whole of it."""
     try:
         command(**options)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
 from smollm3_ft import pages
@@ -34,6 +35,8 @@ class Display(logging.Handler):
             done, steps, figures = progress
             words = f"step {done}/{steps}"
             self.progress.update(self.bar, description=words, total=steps, completed=done, figures=figures)
+        elif getattr(record, "heading", False):
+            self.console.print(f"[bold]{escape(record.getMessage())}[/]", highlight=False, soft_wrap=True)
         elif record.levelno >= logging.WARNING or self.progress is None:
             style = "yellow" if record.levelno >= logging.WARNING else "dim"
             self.console.print(f"    {record.getMessage()}", style=style, markup=False, highlight=False, soft_wrap=True)

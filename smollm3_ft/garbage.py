@@ -29,7 +29,7 @@ class Garbage(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What the runs need of what they share, by name, and which shared folders a living run may be about to take from."""
+    """What the runs name of what they share, and the shared folders that a living run may be about to take from."""
 
     names: frozenset[str]
     unsettled: frozenset[str]

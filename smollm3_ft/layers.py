@@ -37,6 +37,21 @@ ENVIRONMENT = {
 }
 
 
+def of_command(words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a command's words and the file among them say: `[RECIPE or FILE.yaml] [key=value ...]`."""
+    file: dict[str, Any] = {}
+    first = next((word for word in words if "=" not in word), None)
+    if first is not None:
+        words = [word for word in words if word is not first]
+        if Path(first).is_file() or first.endswith((".yaml", ".yml")):
+            file = read_file(Path(first))
+        else:
+            if any(word.startswith("recipe=") for word in words):
+                raise ConfigError(Problem(first, "is a second recipe", "name one"))
+            words = [f"recipe={first}", *words]
+    return parse_words(words), file
+
+
 def read_file(path: Path) -> dict[str, Any]:
     """A YAML configuration; dotted keys are as good as sections. Raises ConfigError naming file, line and fault."""
     try:

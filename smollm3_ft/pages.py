@@ -50,8 +50,10 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def curves(named: Mapping[str, Sequence[tuple[float, float]]], width: int = 900, height: int = 260) -> Markup:
-    """Curves of (step, value) points over common axes, as an SVG that stands alone."""
+def curves(
+    named: Mapping[str, Sequence[tuple[float, float]]], width: int = 900, height: int = 260, axis: str = "step"
+) -> Markup:
+    """Curves of (step, value) points over common axes, as an SVG that stands alone. `axis` is what is counted."""
     points = [point for curve in named.values() for point in curve]
     if not points:
         return Markup("")
@@ -77,7 +79,7 @@ def curves(named: Mapping[str, Sequence[tuple[float, float]]], width: int = 900,
         drawn.append(
             f'<text x="{width - 8}" y="{top + 14 * index}" text-anchor="end" style="fill:{colour}">{name}</text>'
         )
-    drawn.append(f'<text x="{left}" y="{height - 6}">step {first:.0f}</text>')
-    drawn.append(f'<text x="{width - 8}" y="{height - 6}" text-anchor="end">step {last:.0f}</text>')
+    drawn.append(f'<text x="{left}" y="{height - 6}">{axis} {first:.0f}</text>')
+    drawn.append(f'<text x="{width - 8}" y="{height - 6}" text-anchor="end">{axis} {last:.0f}</text>')
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">{"".join(drawn)}</svg>'
     return Markup(svg)  # noqa: S704  # numbers, and names of ours

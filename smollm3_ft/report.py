@@ -188,6 +188,16 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
+def add_published(run: Run) -> None:
+    """Bring into a finished run's report where its model went since."""
+    told = files.read_json(run.path / "report.json")
+    published = _json(run.path / publishing.PUBLISHED)
+    told["published"] = {key: published.get(key) for key in ("target", "repo", "commit", "verified")}
+    for name in ("report.md", "report.html"):
+        files.write(run.path / name, render(name, run, told))
+    files.write_json(run.path / "report.json", told)
+
+
 def read_failure(folder: Path) -> Failure | None:
     """What ended a run early, as its report has it."""
     told = _json(folder / "report.json").get("failure")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -12,13 +12,20 @@ from pydantic_core import ErrorDetails
 from smollm3_ft.config import Config, Section, union_members
 from smollm3_ft.errors import ConfigError, Problem
 
+Whole = TypeVar("Whole", bound=Section)
+
 
 def validate(values: Any) -> Config:
     """Check every key and bound; a ConfigError names each wrong key with the nearest valid one."""
+    return validated(values, Config)
+
+
+def validated(values: Any, section: type[Whole]) -> Whole:
+    """The same of another whole of sections."""
     try:
-        return Config.model_validate(values)
+        return section.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(*_problems(error.errors(include_url=False))) from None
+        raise ConfigError(*_problems(error.errors(include_url=False), set(keys(section)))) from None
 
 
 def keys(section: type[Section] = Config, prefix: str = "") -> Iterator[str]:
@@ -37,9 +44,8 @@ def sections_in(annotation: Any) -> Iterator[type[Section]]:
             yield inner
 
 
-def _problems(errors: Sequence[ErrorDetails]) -> list[Problem]:
+def _problems(errors: Sequence[ErrorDetails], known: set[str]) -> list[Problem]:
     found: dict[str, list[str]] = {}
-    known = set(keys())
     for error in errors:
         # pydantic puts the alternative of a union that did not fit between the keys, or behind them
         *above, last = error["loc"]

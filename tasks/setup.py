@@ -16,11 +16,12 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
-from smollm3_ft import devices, files, identity, locks, plan, resolve, runs
+from smollm3_ft import devices, files, identity, locks, plan, pruning, resolve, runs
 from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.plan import Plan
 from smollm3_ft.runs import Run
+from smollm3_ft.sweeping import Search
 from tasks import remote
 from tasks.steps import call, crash_what_stands_as_running, done, options
 
@@ -39,6 +40,7 @@ def resolve_configuration(config: Config) -> Run:
     assert resolved.name is not None
     with locks.hold(runs_dir, resolved.name):
         run = runs.begin(resolved)
+        pruning.take_back(run.path)
         text = yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         files.write(run.path / "config.yaml", text)
     return run
@@ -90,10 +92,10 @@ def plan_run(run: Run) -> Plan:
     return call(make_plan, run, fingerprint=run.run_id, kept=runs.read(run.path).plan)
 
 
-def close_former(run: Run) -> None:
-    """Say in Prefect what became of the flow run that worked on this run before, if it was killed.
+def close_former(run: Run | Search) -> None:
+    """Say in Prefect what became of the flow run that worked on this run or sweep before, if it was killed.
 
-    Called under the run's lock: whoever held it is dead, so what still stands as running does not run.
+    Called under its lock: whoever held it is dead, so what still stands as running does not run.
     """
     path, here = run.path / FLOW_RUN, str(flow_run.id)
     former = path.read_text(encoding="utf-8").strip() if path.is_file() else here

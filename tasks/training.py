@@ -29,6 +29,7 @@ from smollm3_ft import (
     locks,
     pages,
     processes,
+    pruning,
     records,
     runs,
 )
@@ -90,6 +91,7 @@ def train(plan: TrainingPlan, host: Journal, held: Sequence[int], kept: Trained 
     def tick() -> None:
         follower.tick()
         pulse.check()
+        pruning.check(Path(plan.folder))
 
     try:
         processes.run(
@@ -103,7 +105,8 @@ def train(plan: TrainingPlan, host: Journal, held: Sequence[int], kept: Trained 
         )
     except BaseException as error:
         interrupted = not isinstance(error, Exception) or isinstance(error, Stopped)
-        what = "training interrupted" if interrupted else f"training failed: {error}"
+        why = f": {error.message}" if isinstance(error, Stopped) else ""
+        what = f"training interrupted{why}" if interrupted else f"training failed: {error}"
         host.write("alert", {"what": what, "level": "warning" if interrupted else "error"})
         raise
     follower.finish()

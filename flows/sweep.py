@@ -1,0 +1,119 @@
+"""A search: `python -m flows.sweep [RECIPE or FILE.yaml] [key=value ...] [sweep.key=value ...]`."""
+
+if __name__ == "__main__":  # before Prefect is imported: a wrong key is answered at once
+    import sys
+
+    from flows.sweep_command import sweep
+
+    sys.exit(sweep())
+
+import contextvars
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+
+from flows.finetune import finetune_flow
+from smollm3_ft import locks, pruning, report, runs, sweeping, sweepreport, trials
+from smollm3_ft.config import Config
+from smollm3_ft.errors import ConfigError, Stopped, TrainingError
+from smollm3_ft.searchspace import Sweep
+from smollm3_ft.sweeping import Search
+from smollm3_ft.trials import Told, Trial
+from tasks import steps
+from tasks.setup import close_former
+from tasks.steps import call, options
+from tasks.sweeping import report_sweep, resolve_sweep
+
+DAYS = 24 * 3600
+# Its steps have their own retries and timeouts; whether it is done, Optuna's storage says.
+OF_STEPS = {"cache_policy": NO_CACHE, "persist_result": False, "timeout_seconds": None}
+
+
+def _run_name() -> str:
+    return flow_run.parameters["config"].name or "sweep"
+
+
+@flow(name="sweep", flow_run_name=_run_name, persist_result=True)
+def sweep_flow(config: Config, sweep: Sweep) -> dict[str, Any]:
+    """Search for better values, each trial a fine-tuning of its own. Returns the sweep's report."""
+    steps.HERE.set([])
+    search = call(resolve_sweep, config, sweep)
+    with locks.hold(search.runs_dir, sweeping.lock(search.name)):
+        close_former(search)
+        try:
+            _trials(search)
+            _publish_best(search)
+        except Exception as error:
+            call(report_sweep, search, "interrupted" if isinstance(error, Stopped) else "failed")
+            raise
+        except BaseException:  # Ctrl-C, SIGTERM: no more steps, but the truth on disk
+            sweepreport.write(search, "interrupted")
+            raise
+        return call(report_sweep, search, "completed")
+
+
+def _trials(search: Search) -> None:
+    while (trial := trials.next_trial(search)) is not None:
+        values = ", ".join(f"{key}={sweepreport.shown(value)}" for key, value in trial.values.items())
+        steps.log.info("trial %d of %d: %s", trial.number + 1, search.sweep.trials, values, extra={"heading": True})
+        told = _tried(search, trial)
+        words = (
+            told.name,
+            sweepreport.described(told._asdict(), None),
+            search.sweep.metric,
+            sweepreport.shown(told.value),
+        )
+        steps.log.info("%s: %s, %s %s", *words, extra={"heading": True})
+        sweepreport.write(search, "interrupted")  # until it is not
+    ended = trials.listed(search)
+    if trials.best(ended, search.sweep) is None:
+        raise TrainingError(f"no trial was completed: {ended[0].cause}", "see the trials' reports")
+
+
+def _tried(search: Search, trial: Trial) -> Told:
+    """Train, and tell Optuna how it ended. A trial's own failure is not the sweep's."""
+    folder = search.runs_dir / trial.name
+    why = pruning.reason(folder)  # told to end before a kill of the sweep
+    if why is not None:
+        return trials.pruned(search, trial, why)
+    try:
+        call(train_trial.with_options(name=trial.name, task_run_name=trial.name), search, trial)
+    except Stopped:
+        why = pruning.reason(folder)
+        if why is None:
+            raise
+        return trials.pruned(search, trial, why)
+    except (ConfigError, TrainingError) as error:
+        return trials.failed(search, trial, error.message)
+    return trials.completed(search, trial)
+
+
+@task(**{**options("trial", timeout=30 * DAYS, retries=0), **OF_STEPS})
+def train_trial(search: Search, trial: Trial) -> None:
+    """Fine-tune as a trial says, here, while its journal is followed; ends it where it is hopeless."""
+    config = trials.configuration(search, trial)
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(trials.follow, search, trial, stop)
+        try:
+            contextvars.copy_context().run(finetune_flow, config)
+        finally:
+            stop.set()
+    following.result()
+
+
+def _publish_best(search: Search) -> None:
+    """Go on with the best trial's run, to where `publish` says."""
+    best = trials.best(trials.listed(search), search.sweep)
+    if not search.sweep.publish_best or best is None:
+        return
+    folder = search.runs_dir / best.name
+    trained = runs.read(folder).config
+    config = trained.model_copy(update={"publish": search.config.publish})
+    steps.log.info("publishing the best trial, %s", best.name, extra={"heading": True})
+    contextvars.copy_context().run(finetune_flow, config)
+    report.add_published(runs.read(folder))
