@@ -61,25 +61,19 @@ def _trials(search: Search) -> None:
         values = ", ".join(f"{key}={sweepreport.shown(value)}" for key, value in trial.values.items())
         steps.log.info("trial %d of %d: %s", trial.number + 1, search.sweep.trials, values, extra={"heading": True})
         told = _tried(search, trial)
-        words = (
-            told.name,
-            sweepreport.described(told._asdict(), None),
-            search.sweep.metric,
-            sweepreport.shown(told.value),
-        )
-        steps.log.info("%s: %s, %s %s", *words, extra={"heading": True})
+        ended, value = sweepreport.described(told._asdict(), None), sweepreport.shown(told.value)
+        steps.log.info("%s: %s, %s %s", told.name, ended, search.sweep.metric, value, extra={"heading": True})
         sweepreport.write(search, "interrupted")  # until it is not
-    ended = trials.listed(search)
-    if trials.best(ended, search.sweep) is None:
-        raise TrainingError(f"no trial was completed: {ended[0].cause}", "see the trials' reports")
+    all_told = trials.listed(search)
+    if trials.best(all_told, search.sweep) is None:
+        raise TrainingError(f"no trial was completed: {all_told[0].cause}", "see the trials' reports")
 
 
 def _tried(search: Search, trial: Trial) -> Told:
     """Train, and tell Optuna how it ended. A trial's own failure is not the sweep's."""
     folder = search.runs_dir / trial.name
-    why = pruning.reason(folder)  # told to end before a kill of the sweep
-    if why is not None:
-        return trials.pruned(search, trial, why)
+    if trials.judged_hopeless(search, trial):  # before a kill of the sweep, or by what its journal has from then
+        return trials.pruned(search, trial, str(pruning.reason(folder)))
     try:
         call(train_trial.with_options(name=trial.name, task_run_name=trial.name), search, trial)
     except Stopped:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 STUDY = "study.db"
 CAUSE = "cause"
 FAILURES = 3  # in a row: what fails then is not the trials' own
-SECONDS_BETWEEN = 1
+SECONDS_BETWEEN = 0.5
 
 
 class Trial(NamedTuple):
@@ -76,7 +76,7 @@ def next_trial(search: Search) -> Trial | None:
     if unfinished is None and len(known) >= search.sweep.trials:
         return None
     # Seeded anew for each: one that goes on proposes what it would have without an interruption.
-    study.sampler = TPESampler(seed=search.config.seed + len(known))
+    study.sampler = TPESampler(seed=int(files.digest([search.config.seed, len(known)]), 16) % 2**32)
     asked = study.ask() if unfinished is None else _handle(study, unfinished.number)
     return Trial(search.run_name(asked.number), asked.number, _proposed(asked, search.sweep))
 

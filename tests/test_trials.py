@@ -1,0 +1,234 @@
+"""A sweep's trials: proposed once, asked again after a kill, pruned when hopeless, told how they ended."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MakePlan, configure, facts
+
+from smollm3_ft import files, fit, pruning, runs, searchspace, sweeping, sweepreport, trials
+from smollm3_ft.errors import ConfigError, Stopped, TrainingError
+from smollm3_ft.fit import TrainingPlan
+from smollm3_ft.journal import Journal
+from smollm3_ft.sweeping import Search
+from smollm3_ft.trials import Trial
+
+SPACE = {
+    "train.learning_rate": {"low": 1e-6, "high": 1e-2, "log": True},
+    "train.lora.r": {"low": 2, "high": 64, "log": True},
+    "train.adapter": {"choices": ["none", "lora"]},
+}
+Begin = Callable[..., Search]
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory, make_plan: MakePlan) -> TrainingPlan:
+    """The plan of a training of 10 steps."""
+    return make_plan(tmp_path_factory.mktemp("plan") / "runs", "planned", facts(40), train__max_steps=10)
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Begin:
+    """Begins a sweep `s`, or goes on with it as another process would."""
+
+    def work(name: str = "s", **given: Any) -> Search:
+        trials._opened.cache_clear()
+        sweep = searchspace.read({"sweep": {"trials": 8, "space": SPACE, **given}})
+        return sweeping.begin(configure(name=name, runs_dir=str(tmp_path / "runs")), sweep)
+
+    return work
+
+
+def asked(search: Search) -> Trial:
+    trial = trials.next_trial(search)
+    assert trial is not None
+    return trial
+
+
+def validated(search: Search, trial: Trial, plan: TrainingPlan, *losses: float) -> None:
+    """Leave in a trial's run what training leaves: its plan, and a validation at each second step."""
+    folder = search.runs_dir / trial.name
+    fit.write(folder / "plan.json", plan)
+    journal = Journal(folder / "metrics.jsonl", "id")
+    for number, loss in enumerate(losses, 1):
+        journal.write("eval", {"loss": loss, "token_accuracy": 1 - loss / 10}, 2 * number)
+    journal.close()
+
+
+def finished(search: Search, plan: TrainingPlan, *losses: float, best_step: int | None = None) -> trials.Told:
+    """A trial from its beginning to its end."""
+    trial = asked(search)
+    validated(search, trial, plan, *losses)
+    files.write_json(search.runs_dir / trial.name / fit.TRAINED, {"values": {"best_step": best_step}})
+    return trials.completed(search, trial)
+
+
+def test_a_trial_is_a_run_of_its_own(begin: Begin) -> None:
+    """Named after the sweep, with the proposed values, and published nowhere."""
+    search = begin()
+    trial = asked(search)
+    config = trials.configuration(search, trial)
+    assert config.name == "s-1"
+    assert config.train.learning_rate == trial.values["train.learning_rate"]
+    assert config.train.lora.r == trial.values["train.lora.r"]
+    assert config.publish.target == "none"
+    assert runs.begin(config).path == search.runs_dir / "s-1"
+
+
+def test_proposed_values_lie_within_their_bounds(begin: Begin, plan: TrainingPlan) -> None:
+    """Whole numbers are whole."""
+    search = begin()
+    for _ in range(4):
+        values = finished(search, plan, 1.0).values
+        assert 1e-6 <= values["train.learning_rate"] <= 1e-2
+        assert values["train.lora.r"] in range(2, 65)
+        assert values["train.adapter"] in ("none", "lora")
+
+
+def test_an_unfinished_trial_is_asked_again(begin: Begin) -> None:
+    """The same number, name and values, in another process."""
+    assert asked(begin()) == asked(begin())
+
+
+def test_a_sweep_that_goes_on_proposes_what_it_would_have(begin: Begin, plan: TrainingPlan) -> None:
+    """Interrupted after two trials or not, the four are the same."""
+    undisturbed = begin("whole")
+    whole = [finished(undisturbed, plan, 3.0 - n).values for n in range(4)]
+    search = begin("parts")
+    parts = [finished(search, plan, 3.0 - n).values for n in range(2)]
+    search = begin("parts")
+    assert [*parts, *(finished(search, plan, 3.0 - n).values for n in range(2, 4))] == whole
+    assert len({values["train.learning_rate"] for values in whole}) == 4
+
+
+def test_there_are_as_many_trials_as_were_asked_for(begin: Begin, plan: TrainingPlan) -> None:
+    """And more, where more are asked for later."""
+    search = begin(trials=1)
+    finished(search, plan, 1.0)
+    assert trials.next_trial(search) is None
+    assert asked(begin(trials=2)).name == "s-2"
+
+
+def test_a_hopeless_trial_is_pruned(begin: Begin, plan: TrainingPlan) -> None:
+    """Worse than the median at the same share of the training: who trains it is told, and it says why."""
+    search = begin()
+    for loss in (1.0, 1.1):
+        finished(search, plan, loss + 1, loss)
+    trial = asked(search)
+    validated(search, trial, plan, 5.0)
+    assert trials.judged_hopeless(search, trial)
+    folder = search.runs_dir / trial.name
+    with pytest.raises(
+        Stopped, match=r"pruned: loss 5\.0000 at step 2 of 10; its best so far is worse than the median"
+    ):
+        pruning.check(folder)
+    told = trials.pruned(search, trial, str(pruning.reason(folder)))
+    assert (told.state, told.value) == ("pruned", 5.0)
+    pruning.take_back(folder)
+    pruning.check(folder)
+
+
+@pytest.mark.parametrize(
+    ("before", "losses", "given"),
+    [
+        (0, [9.0], {}),  # nothing to compare with
+        (2, [1.0], {}),  # better
+        (2, [9.0], {"pruner": "none"}),
+        (2, [9.0, 9.0, 9.0, 9.0, 9.0], {}),  # at its last step
+        (2, [], {}),
+    ],
+)
+def test_a_trial_with_hope_goes_on(
+    begin: Begin, plan: TrainingPlan, before: int, losses: list[float], given: dict[str, Any]
+) -> None:
+    """One that is first, better, finished, or not to be judged."""
+    search = begin(**given)
+    for _ in range(before):
+        finished(search, plan, 2.0, 1.9, 1.8, 1.7, 1.6)
+    trial = asked(search)
+    validated(search, trial, plan, *losses)
+    assert not trials.judged_hopeless(search, trial)
+    pruning.check(search.runs_dir / trial.name)
+
+
+def test_what_is_large_when_good_is_judged_so(begin: Begin, plan: TrainingPlan) -> None:
+    """By token accuracy, the trial with the smaller loss of these is the better one."""
+    search = begin(metric="token_accuracy")
+    values = [finished(search, plan, loss).value for loss in (2.0, 1.0, 1.0, 3.0)]
+    best = trials.best(trials.listed(search), search.sweep)
+    assert values == [0.8, 0.9, 0.9, 0.7]
+    assert best is not None
+    assert best.name == "s-2"
+
+
+def test_a_trial_is_worth_what_its_model_is(begin: Begin, plan: TrainingPlan) -> None:
+    """The last validation's value; of one that stopped early, the best one's, whose weights it has."""
+    search = begin()
+    assert finished(search, plan, 2.0, 1.0, 1.5).value == 1.5
+    assert finished(search, plan, 2.0, 1.0, 1.5, best_step=4).value == 1.0
+
+
+def test_a_failed_trial_says_why_and_three_in_a_row_end_the_sweep(begin: Begin) -> None:
+    """What fails three times is not the trials' own."""
+    search = begin()
+    for number in range(trials.FAILURES):
+        told = trials.failed(search, asked(search), f"no. {number} does not fit")
+        assert (told.state, told.cause) == ("failed", f"no. {number} does not fit")
+    with pytest.raises(TrainingError, match=r"3 trials in a row failed, the last: no\. 2 does not fit"):
+        trials.next_trial(search)
+
+
+def test_another_search_of_the_same_name_is_refused(begin: Begin) -> None:
+    """With the keys that differ; how many trials and what becomes of the best may change."""
+    begin()
+    begin(trials=9, publish_best=True)
+    with pytest.raises(ConfigError, match=r"sweep\.metric: is token_accuracy, but sweep s has loss"):
+        begin(metric="token_accuracy")
+    with pytest.raises(ConfigError, match=r"sweep\.space\.train\.adapter: is None"):
+        begin(space={key: SPACE[key] for key in ("train.learning_rate", "train.lora.r")})
+
+
+def test_runs_of_somebody_else_are_not_gone_on_with(begin: Begin, tmp_path: Path) -> None:
+    """A trial's name that is taken is named before anything begins."""
+    runs.begin(configure(name="s-3", runs_dir=str(tmp_path / "runs")))
+    with pytest.raises(ConfigError, match="there is a run s-3 already"):
+        begin()
+
+
+def test_an_unfinished_sweep_is_found_by_its_search(begin: Begin) -> None:
+    """Without a name, the newest of the same search that is not finished is gone on with."""
+    search = begin()
+    unnamed = search.config.model_copy(update={"name": None})
+    assert sweeping.to_go_on_with(unnamed, search.sweep) == "s"
+    sweepreport.write(search, "completed")
+    assert sweeping.to_go_on_with(unnamed, search.sweep) is None
+
+
+def test_an_unfinished_trial_of_other_code_is_named(begin: Begin) -> None:
+    """It goes on only where the changes are accepted."""
+    search = begin()
+    run = runs.begin(trials.configuration(search, asked(search)))
+    runs.save(run.model_copy(update={"code": "0" * 32}))
+    with pytest.raises(ConfigError, match="code changed since run s-1 began"):
+        trials.check_unfinished(search, accept_changes=False)
+    trials.check_unfinished(search, accept_changes=True)
+    trials.check_unfinished(search, accept_changes=False)
+
+
+def test_the_report_has_every_trial_and_the_best(begin: Begin, plan: TrainingPlan) -> None:
+    """As JSON, as markdown and as a page with a plot."""
+    search = begin()
+    for loss in (2.0, 1.25):
+        finished(search, plan, loss)
+    trials.failed(search, asked(search), "it did <not> fit")
+    asked(search)
+    written = sweepreport.write(search, "interrupted")
+    assert files.read_json(search.path / "report.json")["best"]["name"] == "s-2"
+    assert [one["state"] for one in written["trials"]] == ["completed", "completed", "failed", "unfinished"]
+    text, page = ((search.path / name).read_text() for name in ("report.md", "report.html"))
+    assert "Best of 4: **s-2**, loss 1.25" in text
+    assert f"python -m flows.sweep {search.path / 'sweep.yaml'}" in text
+    assert "<svg" in page
+    assert "it did &lt;not&gt; fit" in page
+    assert [row["state"] for row in sweepreport.rows(search, written)][1:3] == ["best", "failed: it did <not> fit"]
