@@ -9,6 +9,7 @@ from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from smollm3_ft import locks, plan, resolve, sweeping, sweepreport, trials
@@ -34,7 +35,7 @@ def resolve_sweep(config: Config, sweep: Sweep) -> Search:
     return done(f"{sweep.trials} trials of {', '.join(sweep.space)}", search)
 
 
-@task(**options("report sweep", timeout=300))
+@task(**{**options("report sweep", timeout=300), "cache_policy": NO_CACHE})  # a retried sweep has a new one
 def report_sweep(search: Search, status: str) -> dict[str, Any]:
     """Write the table and the plot, and show both."""
     written = sweepreport.write(search, status)
