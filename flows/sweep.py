@@ -47,11 +47,9 @@ def sweep_flow(config: Config, sweep: Sweep) -> dict[str, Any]:
         try:
             _trials(search)
             _publish_best(search)
-        except Exception as error:
-            call(report_sweep, search, "interrupted" if isinstance(error, Stopped) else "failed")
-            raise
-        except BaseException:  # Ctrl-C, SIGTERM: no more steps, but the truth on disk
-            sweepreport.write(search, "interrupted")
+        except BaseException as error:  # no more steps, but the truth on disk
+            failed = isinstance(error, Exception) and not isinstance(error, Stopped)
+            sweepreport.write(search, "failed" if failed else "interrupted")
             raise
         return call(report_sweep, search, "completed")
 

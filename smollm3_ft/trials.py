@@ -101,6 +101,8 @@ def judged_hopeless(search: Search, trial: Trial) -> bool:
     folder = search.runs_dir / trial.name
     if pruning.reason(folder) is not None:
         return True
+    if runs.status(folder) in runs.FINISHED:  # a kill came before it was told
+        return False
     steps, measured = _reported(search, trial)
     last = max(measured, default=steps)
     if last >= steps or not _handle(_study(search), trial.number).should_prune():

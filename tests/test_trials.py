@@ -152,6 +152,17 @@ def test_a_trial_with_hope_goes_on(
     pruning.check(search.runs_dir / trial.name)
 
 
+def test_a_finished_trial_that_was_not_told_is_not_pruned(begin: Begin, plan: TrainingPlan) -> None:
+    """The sweep was killed between its run's end and the note of it: its model is there."""
+    search = begin()
+    for _ in range(2):
+        finished(search, plan, 1.0)
+    trial = asked(search)
+    validated(search, trial, plan, 5.0)
+    files.write_json(search.runs_dir / trial.name / "report.json", {"status": "completed"})
+    assert not trials.judged_hopeless(search, trial)
+
+
 def test_what_is_large_when_good_is_judged_so(begin: Begin, plan: TrainingPlan) -> None:
     """By token accuracy, the trial with the smaller loss of these is the better one."""
     search = begin(metric="token_accuracy")
