@@ -59,7 +59,7 @@ def delete(runs_dir: Path, one: Garbage) -> bool:
 def _is_wanted(runs_dir: Path, one: Garbage) -> bool:
     """Whether somebody has come to need it since it was found. Its lock is held, by us."""
     if one.path.parent.parent == runs_dir and one.path.parent.name == one.lock:  # a run's checkpoints
-        return _why_checkpoints_may_go(one.path.parent) is None
+        return _why_checkpoints_may_go(one.path.parent) is None or _is_trained(runs_dir, one.lock)
     needed = needs(runs_dir)
     return one.path.name in needed.names or one.path.parent.name in needed.unsettled
 
@@ -72,7 +72,7 @@ def needs(runs_dir: Path) -> Needs:
         early, plan = _json(folder / runs.RECORD).get("plan") or {}, _json(folder / "plan.json")
         names |= {str(mark) for mark in marks.values()} | {str(plan.get("prepared", {}).get("fingerprint"))}
         names |= {Path(str(one.get("model", {}).get("folder"))).name for one in (early, plan)}
-        if locks.owner(runs_dir, folder.name) is not None:
+        if locks.owner(runs_dir, folder.name) is not None or _is_trained(runs_dir, folder.name):
             unsettled |= {".models"} if not early else set()
             unsettled |= {".prepared"} if "prepare data" not in marks else set()
             unsettled |= {".evaluated"} if "evaluate tuned" not in marks else set()
@@ -95,8 +95,14 @@ def _found(runs_dir: Path, needed: Needs) -> Iterator[Garbage]:
     for folder in _runs(runs_dir):
         unneeded = _why_checkpoints_may_go(folder)
         for path in (folder / "checkpoints", folder / f"{GONE}checkpoints"):
-            if unneeded and path.is_dir() and locks.owner(runs_dir, folder.name) is None:
+            worked_on = locks.owner(runs_dir, folder.name) is not None or _is_trained(runs_dir, folder.name)
+            if unneeded and path.is_dir() and not worked_on:
                 yield _garbage(path, unneeded, folder.name)
+
+
+def _is_trained(runs_dir: Path, name: str) -> bool:
+    """Whether processes of a launcher, or a worker of a pool, train the run: they hold locks beside the run's own."""
+    return any(locks.owner(runs_dir, lock) is not None for lock in (f".training-{name}", f".{name}-on-device"))
 
 
 def _why_checkpoints_may_go(folder: Path) -> str | None:

@@ -84,6 +84,17 @@ def test_what_the_living_hold_is_no_garbage(runs_dir: Path) -> None:
     assert names(runs_dir) == {"a/checkpoints", ".prepared/.partial-p4"}
 
 
+@pytest.mark.parametrize("lock", ["a", ".training-a", ".a-on-device"])
+def test_a_run_lives_by_any_of_its_locks(runs_dir: Path, lock: str) -> None:
+    """Its flow run, the processes of its launcher and a worker on another machine each hold one."""
+    begun(runs_dir, "a")
+    (found,) = garbage.found(runs_dir)
+    with locks.hold(runs_dir, lock):
+        assert garbage.found(runs_dir) == []
+        assert not garbage.delete(runs_dir, found)
+    assert garbage.delete(runs_dir, found)
+
+
 def test_a_run_that_has_just_begun_may_take_any_of_it(runs_dir: Path) -> None:
     """While a living run has not said which prepared data it takes, none of it is garbage."""
     begun(runs_dir, "a", "failed")
