@@ -74,12 +74,12 @@ def _tried(search: Search, trial: Trial) -> Told:
         return trials.pruned(search, trial, str(pruning.reason(folder)))
     try:
         call(train_trial.with_options(name=trial.name, task_run_name=trial.name), search, trial)
-    except Stopped:
-        why = pruning.reason(folder)
-        if why is None:
-            raise
-        return trials.pruned(search, trial, why)
     except (ConfigError, TrainingError) as error:
+        why = pruning.reason(folder)
+        if why is not None:
+            return trials.pruned(search, trial, why)
+        if isinstance(error, Stopped):
+            raise
         return trials.failed(search, trial, error.message)
     return trials.completed(search, trial)
 
