@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 STUDY = "study.db"
 CAUSE = "cause"
 FAILURES = 3  # in a row: what fails then is not the trials' own
-SECONDS_BETWEEN = 0.5
+SECONDS_BETWEEN = 0.3
 
 
 class Trial(NamedTuple):
@@ -88,12 +88,11 @@ def configuration(search: Search, trial: Trial) -> Config:
 
 def follow(search: Search, trial: Trial, stop: threading.Event) -> None:
     """Read the journal of a training until told to stop; prune it once it is hopeless."""
-    seen = 0
+    path, offset = search.runs_dir / trial.name / "metrics.jsonl", 0
     while not stop.wait(SECONDS_BETWEEN):
-        measured = _validations(search.runs_dir / trial.name, search.sweep.metric)
-        if len(measured) > seen and judged_hopeless(search, trial):
+        new, offset = journal.read_new(path, offset)
+        if any(record.kind == "eval" for record in new) and judged_hopeless(search, trial):
             return
-        seen = len(measured)
 
 
 def judged_hopeless(search: Search, trial: Trial) -> bool:

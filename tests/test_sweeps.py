@@ -63,12 +63,12 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swept]:
     folder = tmp_path_factory.mktemp("sweep")
     source = write_rows(folder / "rows.jsonl", facts(80))
     words = ["name=s", "seed=919", f"data.source={source}", "data.validation=16", "data.test=8", "monitor.trackio=off"]
-    words += ["train.max_steps=300", "train.eval_steps=10", "train.save_steps=50", "sweep.trials=3"]
+    words += ["train.max_steps=60", "train.eval_steps=4", "train.save_steps=20", "sweep.trials=3"]
     words += ["sweep.space.train.learning_rate={low: 1e-8, high: 1e-2, log: true}", "sweep.publish_best=true"]
     with opened(folder) as house:
         with start(house, *words) as process:
             until(process, "trial 2 of 3")
-            until(process, "step 50: checkpoint")
+            until(process, "step 20: checkpoint")
             process.kill()
         with start(house, *words) as process:
             output = process.communicate(timeout=300)[0]
@@ -92,7 +92,7 @@ def test_a_killed_sweep_goes_on_where_it_was(swept: Swept) -> None:
     assert [one["state"] for one in swept.report["trials"]] == ["completed", "completed", "pruned"]
     assert "trial 1 of 3" not in swept.output
     assert report_of(swept.house, "s-1")["train"]["resumed_from"] is None
-    assert report_of(swept.house, "s-2")["train"]["resumed_from"] >= 50
+    assert report_of(swept.house, "s-2")["train"]["resumed_from"] >= 20
 
 
 def test_trials_share_data_and_the_evaluation_of_the_base_model(swept: Swept) -> None:
