@@ -34,12 +34,6 @@ def summed(scores: Iterable[Score]) -> Score:
     return Score(sum(s.loss for s in scores), sum(s.tokens for s in scores), sum(s.correct for s in scores))
 
 
-def mean_loss(scores: Iterable[Score]) -> float:
-    """Nats a trained token."""
-    loss, tokens, _ = summed(scores)
-    return loss / max(1, tokens)
-
-
 @torch.no_grad()
 def documents(
     model: Any, rows: Sequence[dict[str, Any]], tokens_at_once: int, on_batch: Callable[[], None] = lambda: None

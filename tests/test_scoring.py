@@ -152,9 +152,9 @@ def test_no_trained_token_is_no_loss() -> None:
     assert not weight.grad.any()
 
 
-def test_the_mean_is_over_tokens() -> None:
-    """A row counts by its trained tokens."""
-    assert scoring.mean_loss([Score(10.0, 10, 0), Score(90.0, 30, 0)]) == 2.5
+def test_scores_are_added_up() -> None:
+    """Of several scores one: a mean taken from it is over tokens, not over rows."""
+    assert scoring.summed([Score(10.0, 10, 1), Score(90.0, 30, 2)]) == Score(100.0, 40, 3)
 
 
 def test_no_rows(model: Any) -> None:
