@@ -25,6 +25,8 @@ from pydantic import (
     model_validator,
 )
 
+from smollm3_ft.form import as_form
+
 Recipe = Literal["demo", "sft_full", "sft_lora", "sft_qlora", "sft_long_context", "dpo", "apo", "classic"]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=100)]
 RepoId = Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]+/)?[A-Za-z0-9_.-]+$", max_length=96)]
@@ -41,14 +43,22 @@ Loss = Literal[
     "discopop",
     "sigmoid_norm",
 ]
-Share = Annotated[float, Field(gt=0, lt=1)]
-SplitName = Annotated[str, Field(pattern=r"^[A-Za-z_]")]
+Share = Annotated[float, Field(gt=0, lt=1, title="share")]
+Rows = Annotated[PositiveInt, Field(title="rows")]
+SplitName = Annotated[str, Field(pattern=r"^[A-Za-z_]", title="split")]
 
 
 class Section(BaseModel):
     """A part of the configuration: frozen, unknown keys forbidden, dumped without what was not given."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        coerce_numbers_to_str=True,
+        allow_inf_nan=False,
+        json_schema_extra=as_form,
+        field_title_generator=lambda key, _: key,  # as in files, on the command line, and in what is said to be wrong
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -110,8 +120,8 @@ class Data(Section):
     over_length: Literal["drop", "truncate", "split", "error"] = Field("drop", description="Longer rows; counted")
     packing: bool = Field(True, description="Several rows in one sequence, none sees another")
     loss_on: Literal["assistant", "last", "all"] = Field("assistant", description="The tokens trained on")
-    validation: Share | PositiveInt | SplitName | None = Field(0.02, description="Share, rows, or a split's name")
-    test: Share | PositiveInt | SplitName | None = Field(0.02, description="Share, rows, or a split's name")
+    validation: Share | Rows | SplitName | None = Field(0.02, description="Share, rows, or a split's name")
+    test: Share | Rows | SplitName | None = Field(0.02, description="Share, rows, or a split's name")
     sample: PositiveInt | None = Field(None, description="Rows to take, seeded")
     dedup: Literal["exact", "none"] = Field("exact", description="Drop rows that repeat another")
     exclude_leaks: bool = Field(False, description="Drop training rows that are near a held-out row")
@@ -124,7 +134,9 @@ class Lora(Section):
     r: PositiveInt = Field(16, description="Rank")
     alpha: PositiveFloat = Field(32, description="Scale; the update is scaled by alpha / r")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Dropout on the adapter's input")
-    targets: str | tuple[str, ...] = Field("all-linear", description="Modules that get an adapter")
+    targets: str | tuple[str, ...] = Field(
+        "all-linear", description="Modules that get an adapter: all-linear, or their names"
+    )
 
 
 class Train(Section):
@@ -132,7 +144,7 @@ class Train(Section):
     loss: Loss | None = Field(None, description="The loss of dpo; sigmoid where none is given")
     beta: PositiveFloat | None = Field(None, description="Dpo's tie to the base model; 0.1 where none is given")
     adapter: Literal["none", "lora", "qlora", "auto"] = Field("none", description="Full fine-tuning, or an adapter")
-    lora: Lora = Field(default_factory=Lora, title="LoRA")
+    lora: Lora = Field(default_factory=Lora, description="The adapter, where there is one")
     effective_batch_size: PositiveInt | Auto = Field("auto", description="Sequences a step, over all devices")
     batch_size: PositiveInt | Auto = Field("auto", description="Sequences at a time on a device")
     gradient_accumulation_steps: PositiveInt | Auto = Field("auto", description="Follows from the other two")
@@ -192,21 +204,23 @@ class Compute(Section):
 
 
 class Config(Section):
-    """Everything a run is told. `Config()` is the recipe `demo`."""
+    """Everything a run is told. What is left empty is the recipe's to say; `Config()` is the recipe `demo`."""
 
-    recipe: Recipe = Field("demo", description="Where every value comes from that is not given")
+    recipe: Recipe = Field("demo", description="Where every value comes from that is left empty")
     name: RunName | None = Field(None, description="The run's folder; letters, digits, '.', '_' and '-'")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
         42, description="Of data order, splits, initial adapters and sampling"
     )
-    runs_dir: str = Field("runs", description="The folder of all runs")
-    model: Model = Field(default_factory=Model, title="Model")
-    data: Data = Field(default_factory=Data, title="Data")
-    train: Train = Field(default_factory=Train, title="Training")
-    evaluate: Evaluate = Field(default_factory=Evaluate, title="Evaluation")
-    monitor: Monitor = Field(default_factory=Monitor, title="Monitoring")
-    publish: Publish = Field(default_factory=Publish, title="Publishing")
-    compute: Compute = Field(default_factory=Compute, title="Compute")
+    runs_dir: str = Field(
+        "runs", description="The folder of all runs; machines share it by a mount, and it is absolute"
+    )
+    model: Model = Field(default_factory=Model, description="What is fine-tuned")
+    data: Data = Field(default_factory=Data, description="What it is trained on, and what is held out")
+    train: Train = Field(default_factory=Train, description="How it is trained")
+    evaluate: Evaluate = Field(default_factory=Evaluate, description="How base and tuned model are compared")
+    monitor: Monitor = Field(default_factory=Monitor, description="Where metrics go")
+    publish: Publish = Field(default_factory=Publish, description="Where the model goes")
+    compute: Compute = Field(default_factory=Compute, description="Who trains it")
 
 
 def pool_of(config: Config, environment: Mapping[str, str] = os.environ) -> str | None:
