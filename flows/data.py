@@ -68,11 +68,11 @@ def _configuration(source: str, words: list[str]) -> Config:
     else:
         given = layers.merged(given, {"data": {"source": source}})
     known = {name: key for name, key in layers.ENVIRONMENT.items() if key.startswith(("model.", "data."))}
-    environment = {name: text for name, text in os.environ.items() if name in known or name == "SMOLLM3_FT_READ_ROOTS"}
-    named = any(layer.get("model", {}).get("name") for layer in (given, file)) or environment.get("MODEL_NAME")
+    asked = {name: text for name, text in os.environ.items() if name in known or name.startswith("SMOLLM3_FT_")}
+    named = any(layer.get("model", {}).get("name") for layer in (given, file)) or asked.get("MODEL_NAME")
     if not named:
         given = layers.merged(given, {"model": {"name": models.TINY}})
-    return resolve.resolve(_needed(given), environment, _needed(file)).config
+    return resolve.resolve(_needed(given), asked, _needed(file)).config
 
 
 def _needed(values: Mapping[str, Any]) -> dict[str, Any]:

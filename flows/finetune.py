@@ -28,13 +28,20 @@ from tasks import monitoring, remote, steps
 from tasks.data import prepare_data
 from tasks.publishing import publish_and_verify
 from tasks.reporting import close
-from tasks.setup import authenticate, check_environment, close_former, plan_run, resolve_configuration
+from tasks.setup import (
+    authenticate,
+    check_environment,
+    close_former,
+    name_flow_run,
+    plan_run,
+    resolve_configuration,
+)
 from tasks.steps import call
 from tasks.training import Evaluated, Trained, fit_run, the_device, train_on_device
 
 
 def _run_name() -> str:
-    return flow_run.parameters["config"].name or "finetune"
+    return flow_run.parameters["config"].name or flow_run.name  # until one is settled
 
 
 @flow(name="finetune", flow_run_name=_run_name, persist_result=True)
@@ -44,6 +51,7 @@ def finetune_flow(config: Config) -> dict[str, Any]:
     run = call(resolve_configuration, config)
     with locks.hold(Path(run.config.runs_dir), run.name) as lock:
         close_former(run)
+        name_flow_run(run)
         try:
             _steps(run, lock)
         except Exception as error:

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow
 from prefect.runtime import flow_run
 
-from smollm3_ft import data, identity, resolve, runs
+from smollm3_ft import data, identity, permitted, runs
 from smollm3_ft.data import Prepared
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.journal import Journal
@@ -56,8 +56,8 @@ def _found(words: str) -> tuple[Run, Plan, Prepared]:
     for name, then, now in identity.changed(run.code, run.lock, run.accepted):
         what = f"this worker's {name} is {now}, run {run.name} was begun with {then}"
         raise ConfigError(Problem("run", what, "use the same checkout and lock on all machines"))
-    refused = resolve.outside_of_roots(run.config, os.environ.get("SMOLLM3_FT_READ_ROOTS", ""))
-    problems = [one for one in refused if one.where == "model.name"]  # no source is read here
+    refused = permitted.refused(run.config, os.environ)
+    problems = [one for one in refused if one.where.startswith("model.")]  # no source is read here, nothing published
     if problems:
         raise ConfigError(*problems)
     mark = runs.marks(run).get(PREPARE)

@@ -10,12 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from smollm3_ft import layers
-from smollm3_ft.config import Config, Source
+from smollm3_ft import layers, permitted
+from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.layers import defaults, flatten, merged, nested, without_nulls
-from smollm3_ft.models import is_on_hub as is_hub_model
-from smollm3_ft.sources import is_on_hub as is_hub_dataset
 from smollm3_ft.unbuilt import unbuilt
 from smollm3_ft.validation import validate
 
@@ -45,9 +43,10 @@ def resolve(
     from_environment = {key: name for key, (name, _) in known.items() if key not in given_keys}
     try:
         config = validate(merged(defaults(Config), *_each_with_its_source(given_layers)))
-        problems = [*_contradictions(config), *unbuilt(config)]
+        problems = list(_contradictions(config))
         config = _with_absolute_places(_with_method(config))
-        problems += outside_of_roots(config, environment.get("SMOLLM3_FT_READ_ROOTS", ""))
+        problems += permitted.refused(config, environment)
+        problems += [one for one in unbuilt(config) if one.where not in {problem.where for problem in problems}]
     except ConfigError as error:
         problems = list(error.problems)
     if problems:
@@ -124,27 +123,6 @@ def _with_absolute_places(config: Config) -> Config:
             "model": model.model_copy(update={"name": _absolute(model.name)}),
         }
     )
-
-
-def outside_of_roots(config: Config, roots: str) -> Iterator[Problem]:
-    """Places that this machine's environment does not let a run read: links and `..` are followed first."""
-    allowed = [_real(root) for root in roots.split(os.pathsep) if root]
-    source = config.data.source
-    places = [("model.name", config.model.name)] if not is_hub_model(config.model.name) else []
-    names = [one if isinstance(one, str) else one.source for one in _listed(source)]
-    places += [("data.source", name) for name in names if not is_hub_dataset(name)]
-    for key, place in places:
-        path = _real(place)
-        if allowed and not place.startswith("builtin:") and not any(path.is_relative_to(root) for root in allowed):
-            yield Problem(key, f"{place} may not be read here", f"allowed is what lies in {roots}")
-
-
-def _real(place: str) -> Path:
-    return Path(os.path.realpath(Path(place).expanduser()))  # Path.resolve fails on a link to itself
-
-
-def _listed(source: str | tuple[Source, ...]) -> tuple[str | Source, ...]:
-    return (source,) if isinstance(source, str) else source
 
 
 def _absolute(place: str) -> str:

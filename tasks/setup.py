@@ -108,3 +108,10 @@ def close_former(run: Run | Search) -> None:
                 client.set_flow_run_state(found.id, crashed, force=True)
                 crash_what_stands_as_running(client, found.id, crashed)
     files.write(path, here)
+
+
+def name_flow_run(run: Run | Search) -> None:
+    """Give the flow run the name that was settled for what it works on."""
+    if flow_run.name != run.name:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(uuid.UUID(str(flow_run.id)), name=run.name)
