@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -26,16 +25,6 @@ DONE, FAILED, USAGE, BLOCKED = 0, 1, 2, 3
 Words = Annotated[list[str] | None, typer.Argument(metavar="[RECIPE or FILE.yaml] [key=value ...]")]
 RunsDir = Annotated[str, typer.Argument(help="The folder of all runs.", metavar="[runs_dir=FOLDER]")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-
-# The terminal shows our own lines, Prefect's pages those and its own; nobody is told that this ran.
-SETTINGS = {
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "smollm3_ft",
-    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(highlight=False)
@@ -124,49 +113,27 @@ def _check_first(config: Config, accept_changes: bool, fresh: bool) -> None:
 
 def _run(config: Config) -> int:
     """Run the flow against a server and report. Returns the exit code."""
-    from flows import server
+    from flows import session
 
-    signal.signal(signal.SIGTERM, terminated)
-    for setting, value in SETTINGS.items():
-        os.environ.setdefault(setting, value)
     runs_dir, name = Path(config.runs_dir), str(config.name)
     console.print(f"[bold]{name}[/]  {config.recipe}, {config.model.name}, {_sources(config)}")
-    with server.running(runs_dir) as prefect:
-        login = f"  (password {prefect.password})" if prefect.password else ""
-        console.print(f"[dim]Prefect {prefect.url}{login}[/]")
+    with session.opened(runs_dir, "flows.finetune", console) as prefect:
         from prefect.exceptions import TerminationSignal
 
-        from flows.display import shown
         from flows.finetune import finetune_flow
 
-        with shown(console):
-            try:
-                written = finetune_flow(config)
-            except KeyboardInterrupt:
-                return _stopped(runs_dir / name, 128 + signal.SIGINT)
-            except (Stopped, SystemExit, TerminationSignal):
-                return _stopped(runs_dir / name, 128 + signal.SIGTERM)
-            except Exception as error:
-                if isinstance(error, ConfigError | RunBusy) or "--debug" in sys.argv:
-                    raise  # said in its own words
-                return _failed(runs_dir / name, error)
-            finally:
-                deliver()
+        try:
+            written = finetune_flow(config)
+        except KeyboardInterrupt:
+            return _stopped(runs_dir / name, 128 + signal.SIGINT)
+        except (Stopped, SystemExit, TerminationSignal):
+            return _stopped(runs_dir / name, 128 + signal.SIGTERM)
+        except Exception as error:
+            if isinstance(error, ConfigError | RunBusy) or "--debug" in sys.argv:
+                raise  # said in its own words
+            return _failed(runs_dir / name, error, session.how_to_retry(runs_dir / name, "finetune", prefect))
     _summary(runs_dir / name, written)
     return BLOCKED if written["status"] == "blocked" else DONE
-
-
-def deliver() -> None:
-    """Send Prefect what it has not had yet, before its server may end: states travel as events."""
-    from prefect.events.worker import EventsWorker
-    from prefect.logging.handlers import APILogWorker
-
-    EventsWorker.drain_all(timeout=10)
-    APILogWorker.drain_all(timeout=10)
-
-
-def terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + signal.SIGTERM)
 
 
 def _sources(config: Config) -> str:
@@ -189,8 +156,8 @@ def _summary(folder: Path, written: dict[str, Any]) -> None:
         console.print(f"  {line}", soft_wrap=True)
 
 
-def _failed(folder: Path, error: Exception) -> int:
-    """The last lines of a failed run: the step, the cause, what to do, and the command to go on with."""
+def _failed(folder: Path, error: Exception, retry: str | None) -> int:
+    """The last lines of a failed run: the step, the cause, what to do, and the commands to go on with."""
     failure = report.read_failure(folder)
     if failure is None or (isinstance(error, FinetuneError) and failure.cause != error.message):
         remedy = error.remedy if isinstance(error, FinetuneError) else "see it whole with --debug"
@@ -201,7 +168,10 @@ def _failed(folder: Path, error: Exception) -> int:
     errors.print(f"[red]{failure.step} failed:[/] {escape(failure.cause)}", soft_wrap=True)
     errors.print(escape(failure.remedy), soft_wrap=True)
     if (folder / runs.RECORD).is_file():
-        errors.print(f"Go on:  {report.command(runs.read(folder))}\nLook:   make ui", soft_wrap=True)
+        errors.print(f"Go on:  {report.command(runs.read(folder))}", soft_wrap=True)
+        if retry:
+            errors.print(f"Retry:  {retry}", soft_wrap=True)
+        errors.print("Look:   make ui")
     return FAILED
 
 
@@ -262,9 +232,9 @@ def _dashboard(runs_dir: RunsDir = "runs") -> None:
 @app.command("ui")
 def _ui(runs_dir: RunsDir = "runs") -> None:
     """Prefect's pages over the local runs, until Ctrl-C."""
-    from flows import server
+    from flows import server, session
 
-    signal.signal(signal.SIGTERM, terminated)
+    signal.signal(signal.SIGTERM, session.terminated)
     place = _there(runs_dir)
     plan.check_writable(place)
     with server.running(place) as prefect:

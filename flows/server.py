@@ -18,7 +18,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -46,16 +46,18 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def running(runs_dir: Path) -> Iterator[Server]:
+def running(runs_dir: Path, meanwhile: Callable[[], object] = lambda: None) -> Iterator[Server]:
     """The server that `PREFECT_API_URL` names, or a local one, told to this process by its environment.
 
-    The local one ends when the last command that uses it leaves.
+    The local one ends when the last command that uses it leaves. `meanwhile` is done when the address is known, and
+    before the server answers.
     """
     named = os.environ.get("PREFECT_API_URL")
     if named:
         if not _listens(named):
             what = f"the Prefect server that PREFECT_API_URL names does not answer ({named})"
             raise FinetuneError(what, "start it, or unset PREFECT_API_URL for a local one")
+        meanwhile()
         yield Server(named.removesuffix("/api"), None)
         return
     folder = runs_dir / ".locks"
@@ -64,10 +66,15 @@ def running(runs_dir: Path) -> Iterator[Server]:
         try:
             with _alone(folder):
                 fcntl.flock(users, fcntl.LOCK_SH)
-                server = _living(folder) or _start(folder)
-            os.environ["PREFECT_API_URL"] = server.api
-            os.environ["PREFECT_API_AUTH_STRING"] = server.password or ""
-            os.environ["PREFECT_CLIENT_CSRF_SUPPORT_ENABLED"] = "true"
+                server, starting = _living(folder), None
+                if server is None:
+                    server, starting = _start(folder)
+                os.environ["PREFECT_API_URL"] = server.api
+                os.environ["PREFECT_API_AUTH_STRING"] = server.password or ""
+                os.environ["PREFECT_CLIENT_CSRF_SUPPORT_ENABLED"] = "true"
+                meanwhile()
+                if starting is not None:
+                    _wait_for(server, starting, folder)
             yield server
         finally:
             os.environ.pop("PREFECT_API_URL", None)
@@ -113,7 +120,8 @@ def _living(folder: Path) -> Server | None:
     return server if _answers(server) else None
 
 
-def _start(folder: Path) -> Server:
+def _start(folder: Path) -> tuple[Server, subprocess.Popen[bytes]]:
+    """A server that will answer soon, and its process."""
     _end(folder)  # one that no longer answers
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -134,6 +142,10 @@ def _start(folder: Path) -> Server:
     watch = [sys.executable, "-m", "flows.server", str(folder)]
     quiet = subprocess.DEVNULL
     STARTED.append(subprocess.Popen(watch, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True))
+    return server, process
+
+
+def _wait_for(server: Server, process: subprocess.Popen[bytes], folder: Path) -> None:
     deadline = time.monotonic() + SECONDS_TO_START
     while not _answers(server):
         if process.poll() is not None or time.monotonic() > deadline:
@@ -141,7 +153,6 @@ def _start(folder: Path) -> Server:
             last = (folder / ".server-log").read_text(encoding="utf-8").strip().splitlines()[-1:]
             raise FinetuneError(f"the local Prefect server did not start: {' '.join(last)}", "see the log above")
         time.sleep(0.1)
-    return server
 
 
 def _settings(server: Server) -> dict[str, str]:

@@ -83,35 +83,26 @@ def _check_first(config: Config, asked: Sweep, accept_changes: bool) -> None:
 
 def _run(config: Config, asked: Sweep) -> int:
     """Run the flow against a server and report. Returns the exit code."""
-    from flows import server
+    from flows import session
 
-    signal.signal(signal.SIGTERM, cli.terminated)
-    for setting, value in cli.SETTINGS.items():
-        os.environ.setdefault(setting, value)
     runs_dir = Path(config.runs_dir)
     folder = runs_dir / sweeping.FOLDER / str(config.name)
     console.print(f"[bold]{config.name}[/]  {asked.trials} trials of {', '.join(asked.space)}")
-    with server.running(runs_dir) as prefect:
-        login = f"  (password {prefect.password})" if prefect.password else ""
-        console.print(f"[dim]Prefect {prefect.url}{login}[/]")
+    with session.opened(runs_dir, "flows.sweep", console):
         from prefect.exceptions import TerminationSignal
 
-        from flows.display import shown
         from flows.sweep import sweep_flow
 
-        with shown(console):
-            try:
-                written = sweep_flow(config, asked)
-            except KeyboardInterrupt:
-                return _stopped(folder, 128 + signal.SIGINT)
-            except (Stopped, SystemExit, TerminationSignal):
-                return _stopped(folder, 128 + signal.SIGTERM)
-            except Exception as error:
-                if isinstance(error, ConfigError | RunBusy) or "--debug" in sys.argv:
-                    raise  # said in its own words
-                return _failed(folder, error)
-            finally:
-                cli.deliver()
+        try:
+            written = sweep_flow(config, asked)
+        except KeyboardInterrupt:
+            return _stopped(folder, 128 + signal.SIGINT)
+        except (Stopped, SystemExit, TerminationSignal):
+            return _stopped(folder, 128 + signal.SIGTERM)
+        except Exception as error:
+            if isinstance(error, ConfigError | RunBusy) or "--debug" in sys.argv:
+                raise  # said in its own words
+            return _failed(folder, error)
     return _summary(folder, written)
 
 

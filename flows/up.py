@@ -21,7 +21,8 @@ import psutil
 import yaml
 
 from flows import server
-from flows.cli import DONE, FAILED, SETTINGS, USAGE
+from flows.cli import DONE, FAILED, USAGE
+from flows.session import SETTINGS
 from smollm3_ft import devices
 from smollm3_ft.errors import FinetuneError
 from smollm3_ft.processes import without_secrets

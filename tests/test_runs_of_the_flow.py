@@ -2,11 +2,12 @@
 
 import json
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from house import FILES, REUSED, House, opened, report_of, task_states, training_of, until
+from house import FILES, REUSED, ROOT, House, opened, report_of, task_states, training_of, until
 from hub import hub
 
 from smollm3_ft import files
@@ -107,11 +108,17 @@ def test_an_interrupted_command_says_how_to_go_on(house: House, told: signal.Sig
     assert not training.is_running()
 
 
-def test_bad_rows_end_the_run_with_step_cause_and_command(house: House, tmp_path: Path) -> None:
-    """Exit code 1; the last lines name the step, the file and line, what to do, and how to go on."""
-    path = tmp_path / "rows.jsonl"
+@pytest.fixture(scope="module")
+def bad(house: House) -> tuple[int, str, Path]:
+    """The exit code and output of a run of which every second row is bad, and the file that it read."""
+    path = house.runs_dir.parent / "rows.jsonl"
     path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c"\n')
-    code, output = house.run("name=bad", f"data.source={path}")
+    return (*house.run("name=bad", f"data.source={path}"), path)
+
+
+def test_bad_rows_end_the_run_with_step_cause_and_command(house: House, bad: tuple[int, str, Path]) -> None:
+    """Exit code 1; the last lines name the step, the file and line, what to do, and how to go on."""
+    code, output, path = bad
     assert code == 1
     assert f"prepare data failed: 1 of 2 rows of {path} cannot be used: 1 malformed_json (first: {path}:2: " in output
     assert "data.max_bad_rows" in output
@@ -120,6 +127,23 @@ def test_bad_rows_end_the_run_with_step_cause_and_command(house: House, tmp_path
     assert report_of(house, "bad")["failure"]["step"] == "prepare data"
     quarantined = (house.runs_dir / "bad" / "data" / "quarantine.jsonl").read_text()
     assert json.loads(quarantined)["line"] == 2
+
+
+def test_the_printed_retry_does_again_what_failed_and_nothing_before_it(
+    house: House, bad: tuple[int, str, Path]
+) -> None:
+    """Prefect's own command, as it is printed: the same flow run, and here it fails as before."""
+    (printed,) = (line for line in bad[1].splitlines() if line.startswith("Retry:"))
+    words = printed.removeprefix("Retry:")
+    done = subprocess.run(words, shell=True, cwd=ROOT, env=house.environment, capture_output=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert len(task_states(house, "bad")) == 1
+    states = {step["name"]: step["state"] for step in report_of(house, "bad")["steps"]}
+    assert [states[name] for name in ("resolve configuration", "plan", "prepare data")] == [
+        "Cached",
+        "Cached",
+        "Failed",
+    ]
 
 
 @pytest.fixture
