@@ -72,7 +72,6 @@ def shown(console: Console) -> Iterator[None]:
 def _listening(handler: logging.Handler) -> Iterator[None]:
     """The library's log goes to `handler` alone: Prefect's own console would say it again."""
     logger = logging.getLogger("smollm3_ft")
-    logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.addHandler(handler)
     try:

@@ -41,7 +41,7 @@ from tasks.training import Evaluated, Trained, fit_run, the_device, train_on_dev
 
 
 def _run_name() -> str:
-    return flow_run.parameters["config"].name or flow_run.name  # until one is settled
+    return str(flow_run.parameters["config"].name or flow_run.name)  # until one is settled
 
 
 @flow(name="finetune", flow_run_name=_run_name, persist_result=True)

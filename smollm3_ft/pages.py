@@ -42,6 +42,11 @@ def metrics(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
+def link(place: str) -> str:
+    """A page's address as a link, a file or folder as code, in markdown: browsers open no file from a page."""
+    return f"<{place}>" if "://" in place else f"`{place}`"
+
+
 def duration(seconds: float) -> str:
     """12.3 s, 4 min 05 s or 3 h 20 min."""
     if seconds < 60:

@@ -83,7 +83,7 @@ def collect(run: Run, status: Status, steps: list[Step], failure: Failure | None
 
 
 def links(run: Run) -> dict[str, str]:
-    """Where the results lie; only those that are there."""
+    """Where the results lie, as folders, files and pages; only those that are there."""
     places = {
         "model": run.path / "model",
         "data": run.path / "data" / "report.html",
@@ -92,7 +92,18 @@ def links(run: Run) -> dict[str, str]:
     }
     if run.config.monitor.trackio == "local":
         places["trackio"] = local_trackio.folder(run.path.parent)
-    return {name: str(place) for name, place in places.items() if place.exists()}
+    found = {name: str(place) for name, place in places.items() if place.exists()}
+    published, config = _json(run.path / publishing.PUBLISHED), run.config
+    pages_of = {
+        "model page": ("", published.get("repo")),
+        "demo": ("spaces/", config.publish.demo_space if published.get("verified") else None),
+        "dataset": ("datasets/", config.monitor.dataset),
+        "trackio": ("spaces/", config.monitor.trackio if config.monitor.trackio not in ("off", "local") else None),
+    }
+    hub = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    return found | {
+        name: place if "://" in place else f"{hub}/{kind}{place}" for name, (kind, place) in pages_of.items() if place
+    }
 
 
 def next_steps(run: Run, status: Status) -> list[str]:
@@ -136,6 +147,7 @@ def render(template: str, run: Run, report: dict[str, Any]) -> str:
             samples=evaluation.get("samples", []),
             duration=pages.duration,
             gib=files.gib,
+            link=pages.link,
         )
     )
 

@@ -8,7 +8,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from smollm3_ft import report
+from smollm3_ft import pages, report
 from smollm3_ft.errors import FinetuneError
 from smollm3_ft.report import Failure, Status, Step
 from smollm3_ft.runs import Run
@@ -20,9 +20,11 @@ ANEW: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}  # a 
 
 @task(**{**options("links", timeout=120), **ANEW})
 def links(run: Run) -> dict[str, str]:
-    """Where the results lie."""
+    """Where the results lie: model, data, metrics, Trackio, and what of it is on the Hub."""
     found = report.links(run)
-    lines = [f"- {name}: `{place}`" for name, place in found.items()]
+    lines = [f"- {name}: {pages.link(place)}" for name, place in found.items()]
+    if run.config.monitor.trackio == "local":
+        lines.append(f"- Trackio's curves, on that machine: `smollm3-ft dashboard runs_dir={run.path.parent}`")
     create_markdown_artifact("\n".join(lines), key="links", description=f"Results of {run.name}")
     return found
 

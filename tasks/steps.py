@@ -31,6 +31,7 @@ from smollm3_ft.report import Step
 
 Result = TypeVar("Result")
 log = logging.getLogger("smollm3_ft.steps")
+logging.getLogger("smollm3_ft").setLevel(logging.INFO)  # Prefect takes it to a run's page, and by itself warnings alone
 HERE: ContextVar[list[Step]] = ContextVar("steps")
 UNREACHABLE = (httpx.TransportError, PrefectHTTPStatusError)  # how a Prefect server fails that is away
 NEVER_HELPS = (ConfigError, DataError, RunBusy, Stopped)

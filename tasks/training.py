@@ -17,6 +17,8 @@ from prefect.artifacts import (
     create_progress_artifact,
     update_progress_artifact,
 )
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
 from pydantic import BaseModel, ConfigDict
 
 from smollm3_ft import (
@@ -43,7 +45,9 @@ from smollm3_ft.pulse import Pulse
 from smollm3_ft.runs import Run
 from tasks.steps import UNREACHABLE, call, log, options
 
-SECONDS_BETWEEN_UPDATES = 5
+SECONDS_BETWEEN_UPDATES = 5  # of the progress
+SECONDS_BETWEEN_LINES = 10  # of the log on Prefect's page
+CURVES = 20  # drawn in a training
 DAYS = 24 * 3600
 EVALUATION_CODE = ("attention", "batches", "evaluation", "scoring")
 
@@ -202,24 +206,23 @@ def _trained(plan: TrainingPlan) -> Trained | None:
 
 
 class Follower:
-    """Reads the journal beside the training, and shows it: a line in the log, and artifacts in Prefect, throttled."""
+    """Reads the journal beside the training, and shows it throttled: lines in the log, in Prefect progress and curve."""
 
     def __init__(self, plan: TrainingPlan) -> None:
         self.plan = plan
         self.path = Path(plan.folder) / "metrics.jsonl"
         self.offset = journal.read_new(self.path, 0)[1]  # behind the last whole line; a torn one will be cut off
-        self.artifact: uuid.UUID | None = None
-        self.updated = 0.0
+        self.progress: uuid.UUID | None = None
+        self.metrics: uuid.UUID | None = None
+        self.updated = self.told = 0.0
+        self.drawn = 0  # the step at which the curve was drawn last
         self.last: dict[str, Any] = {}
 
     def tick(self) -> None:
         records, self.offset = journal.read_new(self.path, self.offset)
         for record in records:
             if record.kind == "train":
-                self.last = {**record.values, "step": record.step}
-                figures = _figures(record, self.plan.settings.steps)
-                steps = (record.step, self.plan.settings.steps)
-                log.info("step %s/%s: %s", *steps, figures, extra={"progress": (*steps, figures)})
+                self._step(record)
             elif record.kind == "eval":
                 log.info("step %s: validation loss %.4f", record.step, record.values["loss"])
             elif record.kind in ("event", "alert"):
@@ -230,24 +233,45 @@ class Follower:
 
     def finish(self) -> None:
         self.tick()
-        self._update()
-        run = runs.read(Path(self.plan.folder))
-        svg = base64.b64encode(str(pages.curves(reports.curves_of(run, "loss"))).encode()).decode()
-        values = "\n".join(f"| {name} | {value:,.6g} |" for name, value in self.last.items())
-        text = f"![loss by step](data:image/svg+xml;base64,{svg})\n\n| | last |\n|---|---|\n{values}\n"
-        create_markdown_artifact(text, key="metrics", description=f"Metrics of {self.plan.name}")
+        self._update(drawing=True)
 
-    def _update(self) -> None:
-        share = 100 * self.last.get("step", 0) / self.plan.settings.steps
-        self.updated = time.monotonic()
+    def _step(self, record: journal.Record) -> None:
+        """A line for each record where the training is watched; on Prefect's page no more than one in some seconds."""
+        step, steps = record.step or 0, self.plan.settings.steps
+        figures = _figures(record, steps)
+        self.last = {**record.values, "step": step, "figures": figures}
+        is_due = step == steps or time.monotonic() - self.told > SECONDS_BETWEEN_LINES
+        self.told = time.monotonic() if is_due else self.told
+        extra = {"progress": (step, steps, figures), "send_to_api": is_due}
+        log.info("step %s/%s: %s", step, steps, figures, extra=extra)
+
+    def _update(self, drawing: bool = False) -> None:
+        step, steps = self.last.get("step", 0), self.plan.settings.steps
+        words = f"{self.plan.name}: step {step:,} of {steps:,}, {self.last.get('figures', 'starting')}"
+        share, self.updated = 100 * step / steps, time.monotonic()
         try:
-            if self.artifact is None:
-                words = f"Training of {self.plan.name}"
-                self.artifact = create_progress_artifact(share, key="training-progress", description=words)  # type: ignore[assignment]
+            if self.progress is None:
+                self.progress = create_progress_artifact(share, key="training-progress", description=words)  # type: ignore[assignment]
             else:
-                update_progress_artifact(self.artifact, share)
+                update_progress_artifact(self.progress, share, words)
+            if self.last and (drawing or self.drawn == 0 or step - self.drawn > steps / CURVES):
+                self._draw()
+                self.drawn = step
         except UNREACHABLE as error:  # training does not need it
             log.warning("the progress could not be shown: %s", error)
+
+    def _draw(self) -> None:
+        """The curve so far, in one artifact that changes: a new one each time would fill the run's page."""
+        run = runs.read(Path(self.plan.folder))
+        svg = base64.b64encode(str(pages.curves(reports.curves_of(run, "loss"))).encode()).decode()
+        shown = {name: value for name, value in self.last.items() if name != "figures"}
+        values = "\n".join(f"| {name.replace('_', ' ')} | {value:,.6g} |" for name, value in shown.items())
+        text = f"![loss by step](data:image/svg+xml;base64,{svg})\n\n| | last |\n|---|---|\n{values}\n"
+        if self.metrics is None:
+            self.metrics = create_markdown_artifact(text, key="metrics", description=f"Metrics of {self.plan.name}")  # type: ignore[assignment]
+        else:
+            with get_client(sync_client=True) as client:
+                client.update_artifact(self.metrics, ArtifactUpdate(data=text))
 
 
 def _figures(record: journal.Record, steps: int) -> str:

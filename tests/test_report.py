@@ -8,6 +8,7 @@ import pytest
 from conftest import configure
 
 from smollm3_ft import files, report, runs
+from smollm3_ft.config import Config
 from smollm3_ft.journal import Journal
 from smollm3_ft.report import Failure, Step
 from smollm3_ft.runs import Run
@@ -103,6 +104,25 @@ def test_only_what_is_there_is_linked(run: Run) -> None:
     assert report.links(run) == {}
     (run.path / "model").mkdir()
     assert report.links(run) == {"model": str(run.path / "model")}
+
+
+def test_what_is_on_the_hub_is_linked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Model, demo, dataset and Trackio have pages, at the Hub that this machine uses; an own server is its own page."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub:1")
+    files.write_json(run.path / "published.json", {"repo": "me/model", "verified": True})
+    places = {"monitor": {"trackio": "me/trackio", "dataset": "me/metrics"}, "publish": {"demo_space": "me/chat"}}
+    on_hub = run.model_copy(update={"config": Config.model_validate(places)})
+    assert report.links(on_hub) == {
+        "model page": "http://hub:1/me/model",
+        "demo": "http://hub:1/spaces/me/chat",
+        "dataset": "http://hub:1/datasets/me/metrics",
+        "trackio": "http://hub:1/spaces/me/trackio",
+    }
+    assert "- demo: <http://hub:1/spaces/me/chat>" in report.render(
+        "report.md", on_hub, report.collect(on_hub, "completed", [], None)
+    )
+    own = run.model_copy(update={"config": Config.model_validate({"monitor": {"trackio": "https://trackio:7860"}})})
+    assert report.links(own)["trackio"] == "https://trackio:7860"
 
 
 @pytest.mark.parametrize("there", [True, False])
