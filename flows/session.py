@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import shlex
@@ -36,7 +37,7 @@ def opened(runs_dir: Path, module: str, console: Console) -> Iterator[server.Ser
     signal.signal(signal.SIGTERM, terminated)
     for setting, value in SETTINGS.items():
         os.environ.setdefault(setting, value)
-    with server.running(runs_dir, lambda: importlib.import_module(module)) as prefect:
+    with server.running(runs_dir, lambda: _import(module)) as prefect:
         login = f"  (password {prefect.password})" if prefect.password else ""
         console.print(f"[dim]Prefect {prefect.url}{login}[/]")
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -47,6 +48,16 @@ def opened(runs_dir: Path, module: str, console: Console) -> Iterator[server.Ser
                 yield prefect
             finally:
                 _deliver()
+
+
+def _import(module: str) -> None:
+    """Import what stays: no garbage is looked for among it, neither now nor later."""
+    gc.disable()
+    try:
+        importlib.import_module(module)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _deliver() -> None:

@@ -6,6 +6,11 @@ side. Writes `scores.json` and its record into the folder, as a whole.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import gc
+
+    gc.disable()  # what is imported now is no garbage; `processes.child` puts it on again
+
 import os
 import shutil
 import sys

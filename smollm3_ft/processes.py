@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import contextvars
+import gc
 import json
 import math
 import os
@@ -104,6 +105,8 @@ def run(
 
 def child(work: Callable[[], None]) -> int:
     """The outermost border of a child process: its exit code, and the line that says a known failure."""
+    gc.freeze()  # half a million objects of what was imported stay: no garbage is looked for among them
+    gc.enable()
     try:
         work()
     except FinetuneError as error:
@@ -275,10 +278,8 @@ def _check(module: str, code: int, last: list[str]) -> None:
     if code < 0:
         name = signal.Signals(-code).name
         raise ProcessDied(f"the {what} process was ended by {name}", "run the same command to go on")
-    said = _own_lines(last)
-    raise TrainingError(
-        f"the {what} process failed: {said[-1] if said else f'exit code {code}'}", "see its output above"
-    )
+    said = (_own_lines(last) or [f"exit code {code}"])[-1]
+    raise TrainingError(f"the {what} process failed: {said}", "see its output above")
 
 
 def _own_lines(last: list[str]) -> list[str]:

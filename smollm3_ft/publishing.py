@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import gc
+
+    gc.disable()  # what is imported now is no garbage; `processes.child` puts it on again
+
 import os
 import sys
 from pathlib import Path

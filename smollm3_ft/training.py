@@ -7,6 +7,11 @@ It never talks to the network, and saves and ends when it is told to or when its
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import gc
+
+    gc.disable()  # what is imported now is no garbage; `processes.child` puts it on again
+
 import contextlib
 import os
 import shutil

@@ -6,6 +6,11 @@ own, and writes `trial.json` beside the plan: what it took. Nothing of what it t
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import gc
+
+    gc.disable()  # what is imported now is no garbage; `processes.child` puts it on again
+
 import os
 import sys
 import time

@@ -54,6 +54,12 @@ def test_lines_come_while_the_child_runs(program: Program, tmp_path: Path) -> No
     processes.run(module, str(go_on), on_line=lambda _: go_on.touch())
 
 
+def test_garbage_is_looked_for_once_all_is_imported(program: Program) -> None:
+    """A child that put that off while it imported does it in its work, and leaves alone what was imported."""
+    shown = "import gc\nprint(gc.isenabled(), gc.get_freeze_count() > len(gc.get_objects()))"
+    assert output(program(f"import gc\ngc.disable()\n{child(shown)}")) == ["True True"]
+
+
 def test_beats_are_no_lines(program: Program) -> None:
     """That a child goes on is heard, and is no part of its output, nor of its last words."""
     module = program("""
