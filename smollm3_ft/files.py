@@ -41,6 +41,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_json_if_there(path: Path) -> dict[str, Any]:
+    """A JSON object without its `schema_version`; nothing for a file that is not there or damaged."""
+    try:
+        value = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    value.pop("schema_version", None)
+    return value
+
+
 def move_folder(partial: Path, final: Path) -> None:
     """Put a finished folder in its place: every file flushed, then renamed. Replaces what was there."""
     sync_tree(partial)

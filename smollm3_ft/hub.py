@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from smollm3_ft import hubclient
 from smollm3_ft.errors import ConfigError, HubUnreachable, Problem
 
 # A plan needs no weights: what a model is, how it writes, and how large it is.
@@ -18,6 +19,7 @@ def _named(key: str, name: str) -> Iterator[None]:
     import httpx2
     from huggingface_hub import errors
 
+    hubclient.limit_waiting()
     try:
         yield
     except errors.GatedRepoError:
@@ -31,17 +33,15 @@ def _named(key: str, name: str) -> Iterator[None]:
     except errors.HFValidationError as error:
         raise ConfigError(Problem(key, f"{name} is no Hub name ({str(error).splitlines()[0]})")) from None
     except (httpx2.TransportError, errors.HfHubHTTPError, OSError) as error:
-        cause = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        hubclient.check_token(error)
         remedy = "check the network, or name a folder on this machine"
-        raise HubUnreachable(f"{name} could not be got from the Hub ({cause[0]})", remedy) from error
+        raise HubUnreachable(f"{name} could not be got from the Hub ({hubclient.cause(error)})", remedy) from error
 
 
 def model_commit(name: str, revision: str | None) -> tuple[str, int]:
     """The commit that a model's revision is now, and the bytes of its safetensors weights."""
-    from huggingface_hub import HfApi
-
     with _named("model.name", name):
-        info = HfApi().model_info(name, revision=revision, files_metadata=True)
+        info = hubclient.api().model_info(name, revision=revision, files_metadata=True)
     sizes = [file.size or 0 for file in info.siblings or () if file.rfilename.endswith(".safetensors")]
     if not sizes:
         raise ConfigError(Problem("model.name", f"{name} has no safetensors weights", "name a model that has"))
@@ -59,10 +59,8 @@ def fetch_model(name: str, commit: str, weights: bool) -> Path:
 
 
 def dataset_commit(name: str) -> str:
-    from huggingface_hub import HfApi
-
     with _named("data.source", name):
-        commit = HfApi().dataset_info(name).sha
+        commit = hubclient.api().dataset_info(name).sha
     assert commit is not None
     return commit
 

@@ -56,16 +56,16 @@ def collect(run: Run, status: Status, steps: list[Step], failure: Failure | None
     """The content of `report.json`."""
     folder = run.path
     plan = _plan(folder / "plan.json")
-    trained = _json(folder / fit.TRAINED).get("values", {})
-    evaluation = _json(folder / "evaluation.json")
+    trained = files.read_json_if_there(folder / fit.TRAINED).get("values", {})
+    evaluation = files.read_json_if_there(folder / "evaluation.json")
     nothing = {"target": "none"} if run.config.publish.target == "none" else {}
-    published = _json(folder / publishing.PUBLISHED) or nothing
+    published = files.read_json_if_there(folder / publishing.PUBLISHED) or nothing
     return {
         "status": status,
         "name": run.name,
         "steps": [step._asdict() for step in steps],
         "failure": failure._asdict() if failure else None,
-        "data": _json(folder / "data" / "ledger.json") or None,
+        "data": files.read_json_if_there(folder / "data" / "ledger.json") or None,
         "train": _trained(trained),
         "evaluation": {
             "base": evaluation.get("base"),
@@ -133,7 +133,7 @@ def programs() -> str:
 
 def render(template: str, run: Run, report: dict[str, Any]) -> str:
     """The report as markdown or as a page."""
-    evaluation = _json(run.path / "evaluation.json")
+    evaluation = files.read_json_if_there(run.path / "evaluation.json")
     return (
         pages.templates(escaped=template.endswith(".html"))
         .get_template(template)
@@ -190,20 +190,10 @@ def _plan(path: Path) -> TrainingPlan | None:
         return None
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """A file's object; nothing for one that is not there or damaged, so that a report can be written of any run."""
-    try:
-        value = files.read_json(path)
-    except (OSError, ValueError):
-        return {}
-    value.pop("schema_version", None)
-    return value
-
-
 def add_published(run: Run) -> None:
     """Bring into a finished run's report where its model went since."""
     told = files.read_json(run.path / "report.json")
-    published = _json(run.path / publishing.PUBLISHED)
+    published = files.read_json_if_there(run.path / publishing.PUBLISHED)
     told["published"] = {key: published.get(key) for key in ("target", "repo", "commit", "verified")}
     for name in ("report.md", "report.html"):
         files.write(run.path / name, render(name, run, told))
@@ -212,5 +202,5 @@ def add_published(run: Run) -> None:
 
 def read_failure(folder: Path) -> Failure | None:
     """What ended a run early, as its report has it."""
-    told = _json(folder / "report.json").get("failure")
+    told = files.read_json_if_there(folder / "report.json").get("failure")
     return Failure(**told) if told else None

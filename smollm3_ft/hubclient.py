@@ -1,0 +1,133 @@
+"""The Hub's client as this project uses it: it waits for so long and no longer, and is asked again where that helps.
+
+By itself `huggingface_hub` waits for ever for a server that has gone silent, and repeats neither a commit, nor the
+creation of a repository, nor a question about one.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from smollm3_ft.errors import ConfigError, HubUnreachable, Problem
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+CONNECTING, SILENT = 10.0, 60.0  # seconds to wait for a connection, and for the next bytes on it
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds between two attempts, doubled each time
+CONFLICT = 412  # somebody else has committed since
+MAY_PASS = (408, CONFLICT, 425, 429, 500, 502, 503, 504)
+FORBIDDEN = (401, 403)
+Answer = TypeVar("Answer")
+
+
+def api() -> HfApi:
+    """The Hub, asked with the token of the environment or of `hf auth login`."""
+    from huggingface_hub import HfApi
+
+    limit_waiting()
+    return HfApi()
+
+
+@functools.cache
+def limit_waiting(silent: float = SILENT) -> None:
+    """Give up a request after so many seconds without a byte, in every use of the client in this process."""
+    import httpx2
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    def made() -> httpx2.Client:
+        client = default_client_factory()
+        client.timeout = httpx2.Timeout(silent, connect=CONNECTING)
+        return client
+
+    set_client_factory(made)
+
+
+def insist(ask: Callable[[], Answer], patience: float) -> Answer:
+    """What `ask` returns, asked again for `patience` seconds while what goes wrong may pass by itself.
+
+    What may pass is a server that is away, silent, or busy, an answer that is cut short, and a commit of somebody else
+    (412): `ask` must be safe to repeat, and look at the repository's head each time. The server's wait is respected.
+    Raises HubUnreachable where it does not pass; a refusal is raised at once, as the client's own error.
+    """
+    began, wait = time.monotonic(), FIRST_WAIT
+    while True:
+        try:
+            return ask()
+        except Exception as error:
+            if not may_pass(error):
+                raise
+            pause = _asked_wait(error) or wait * random.uniform(0.5, 1.5)  # noqa: S311  # several wait, not in step
+            if time.monotonic() + pause > began + patience:
+                raise HubUnreachable(f"the Hub does not answer as it should ({cause(error)})", "try again") from None
+        time.sleep(pause)
+        wait = min(2 * wait, LONGEST_WAIT)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether asking again can help. Raises ConfigError for a token that cannot even be sent."""
+    import httpx2
+
+    refused = refusal(error)
+    if refused is not None:
+        return refused.response.status_code in MAY_PASS
+    check_token(error)
+    return any(isinstance(one, httpx2.TransportError) for one in _chain(error))
+
+
+def check_token(error: BaseException) -> None:
+    """Raise ConfigError where the token cannot be sent: the error's own text holds the header, and the token in it."""
+    import httpx2
+
+    if any(isinstance(one, httpx2.LocalProtocolError) for one in _chain(error)):
+        remedy = "copy it again, without a line break or a space"
+        raise ConfigError(Problem("HF_TOKEN", "holds characters that no token has", remedy)) from None
+
+
+def refusal(error: BaseException) -> HfHubHTTPError | None:
+    """The Hub's answer that an error is about; None where there was none."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    told = (one for one in _chain(error) if isinstance(one, HfHubHTTPError))
+    return next((one for one in told if getattr(one, "response", None) is not None), None)
+
+
+def is_forbidden(error: BaseException) -> bool:
+    refused = refusal(error)
+    return refused is not None and refused.response.status_code in FORBIDDEN
+
+
+def cause(error: BaseException) -> str:
+    """What went wrong, in a line."""
+    refused = refusal(error)
+    last = refused or list(_chain(error))[-1]
+    lines = str(last).strip().splitlines()
+    return lines[0] if lines else type(last).__name__
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and what caused it: the client wraps some."""
+    found = [error]
+    while found[-1].__cause__ is not None:
+        found.append(found[-1].__cause__)
+    return found
+
+
+def _asked_wait(error: BaseException) -> float | None:
+    """The seconds that the server asks to wait."""
+    from huggingface_hub.utils._http import parse_ratelimit_headers
+
+    refused = refusal(error)
+    if refused is None:
+        return None
+    limit = parse_ratelimit_headers(refused.response.headers)
+    if refused.response.status_code == 429 and limit is not None and limit.remaining == 0:
+        return float(limit.reset_in_seconds + 1)
+    told = refused.response.headers.get("Retry-After", "")
+    return float(told) + random.random() if told.isdigit() else None  # noqa: S311
