@@ -46,6 +46,10 @@ class HubUnreachable(FinetuneError):
     """The Hub did not answer, or not as it should: trying again may help."""
 
 
+class Undelivered(FinetuneError):
+    """A sink does not take records now. Nothing is lost: they stay in the journals until it does."""
+
+
 class TrainingError(FinetuneError):
     """A process that trains or evaluates failed."""
 

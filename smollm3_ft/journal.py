@@ -79,14 +79,21 @@ def read(path: Path) -> list[Record]:
     return read_new(path, 0)[0]
 
 
-def read_new(path: Path, offset: int) -> tuple[list[Record], int]:
-    """The complete records after `offset` (bytes), and the offset after them."""
+def read_new(path: Path, offset: int, at_once: int = -1) -> tuple[list[Record], int]:
+    """The complete records after `offset` (bytes), and the offset after them; of about `at_once` bytes, or all.
+
+    An offset that is not behind a line is of a journal that was longer once, before a power cut: all of it is read.
+    """
     try:
         with path.open("rb") as file:
+            if offset > 0:
+                file.seek(offset - 1)
+                if file.read(1) != b"\n":
+                    offset = 0
             file.seek(offset)
-            content = file.read()
+            content = file.read(at_once) + (file.readline() if at_once >= 0 else b"")
     except FileNotFoundError:
-        return [], offset
+        return [], 0
     end = content.rfind(b"\n") + 1
     records = [_record(line) for line in content[:end].splitlines() if line.strip()]
     return records, offset + end

@@ -1,47 +1,20 @@
 """Metrics from a run's journals to where people look at them. A sink that is away costs training nothing.
 
-`SINKS[name](run, records)` delivers records; each sink has its own saved offsets, so what was not delivered is at the
-next start. A new sink is one file and one entry.
+`SINKS[name](run, records)` delivers records of a run, in the order of its journals, or raises Undelivered; `name` is the
+sink's key in the configuration's section `monitor`. A record may be delivered twice, and must have one effect: its id
+tells. Where a delivery stands is kept by `delivery.py`. `FINISHING[name](run)` hands over what there is when the report
+is written. A new sink is one file and one entry.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from pathlib import Path
 
-from smollm3_ft import files, journal
 from smollm3_ft.journal import Record
-from smollm3_ft.monitoring import local_trackio
+from smollm3_ft.monitoring import trackio_sink
 from smollm3_ft.runs import Run
 
 Sink = Callable[[Run, list[Record]], None]
-SINKS: dict[str, Sink] = {"trackio": local_trackio.deliver}
-JOURNALS = ("metrics.jsonl", "host.jsonl")
-SECONDS_BETWEEN = 5
-
-
-def follow(name: str, run: Run, stop: threading.Event) -> int:
-    """Deliver what the journals gain until told to stop, and then the rest. Returns the number of records."""
-    delivered = 0
-    while True:
-        ending = stop.is_set()
-        delivered += deliver_new(name, run)
-        if ending:
-            return delivered
-        stop.wait(SECONDS_BETWEEN)
-
-
-def deliver_new(name: str, run: Run) -> int:
-    """Deliver every record that this sink has not had, once."""
-    saved = run.path / f".delivered-{name}.json"
-    offsets = files.read_json(saved) if saved.is_file() else {}
-    delivered = 0
-    for file in JOURNALS:
-        records, offset = journal.read_new(Path(run.folder) / file, int(offsets.get(file, 0)))
-        if records:
-            SINKS[name](run, records)
-            offsets[file] = offset
-            files.write_json(saved, offsets)
-            delivered += len(records)
-    return delivered
+SINKS: dict[str, Sink] = {"trackio": trackio_sink.deliver}
+FINISHING: dict[str, Callable[[Run], None]] = {"trackio": trackio_sink.attach}
+SECONDS_BETWEEN = {"trackio": 5.0}  # deliveries, while all goes well
