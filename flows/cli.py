@@ -223,10 +223,10 @@ def _runs(runs_dir: RunsDir = "runs") -> None:
 @app.command("dashboard")
 def _dashboard(runs_dir: RunsDir = "runs") -> None:
     """Trackio's dashboard over the local runs, until Ctrl-C."""
-    from smollm3_ft.monitoring import local_trackio
+    from smollm3_ft.monitoring import local_trackio, trackio_rows
 
     os.environ["TRACKIO_DIR"] = str(local_trackio.folder(_there(runs_dir)))
-    os.execvp(sys.executable, [sys.executable, "-m", "trackio.cli", "show", "--project", local_trackio.PROJECT])  # noqa: S606
+    os.execvp(sys.executable, [sys.executable, "-m", "trackio.cli", "show", "--project", trackio_rows.PROJECT])  # noqa: S606
 
 
 @app.command("ui")

@@ -90,10 +90,10 @@ def _train_here(
     run: Run, plan: Plan, prepared: Prepared, held: Sequence[int]
 ) -> tuple[TrainingPlan, Trained, Evaluated]:
     training = fit_run(run, plan, prepared)
-    stop = threading.Event()
-    with Journal(run.path / "host.jsonl", run.run_id) as host:
+    stop, last = threading.Event(), threading.Event()
+    with Journal(run.path / "host.jsonl", run.run_id) as host, steps.beside(_carriers(run, last), last):
         watching = {"monitor system": monitoring.monitor_system.submit(run, host, stop)}
-        with steps.beside({**watching, **_carriers(run, stop)}, stop):
+        with steps.beside(watching, stop):  # its last sample is carried too
             trained, tuned = train_on_device(run, training, host, held)
     return training, trained, tuned
 

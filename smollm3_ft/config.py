@@ -8,6 +8,7 @@ parameters unchanged. `resolve.py` fills in the rest.
 from __future__ import annotations
 
 import os
+import re
 import types
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -227,3 +228,13 @@ def pool_of(config: Config, environment: Mapping[str, str] = os.environ) -> str 
     """The work pool whose workers train; None where this process does."""
     pool = environment.get("SMOLLM3_FT_POOL", "none") if config.compute.pool == "auto" else config.compute.pool
     return None if pool == "none" else pool
+
+
+def tracker_of(config: Config) -> Literal["off", "local", "server", "space"] | None:
+    """What `monitor.trackio` names: a server by its URL, a Space by `owner/space`. None where it is none of these."""
+    target = config.monitor.trackio
+    if target in ("off", "local"):
+        return "off" if target == "off" else "local"
+    if re.fullmatch(r"https?://[^/?#@\s]+(/[^?#@\s]*)?", target):
+        return "server"
+    return "space" if re.fullmatch(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+", target) else None

@@ -99,6 +99,16 @@ def read_new(path: Path, offset: int, at_once: int = -1) -> tuple[list[Record], 
     return records, offset + end
 
 
+def curves(path: Path, value: str) -> dict[str, list[tuple[float, float]]]:
+    """A value by step, of training and validation."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for record in read(path):
+        if record.kind in ("train", "eval") and isinstance(record.values.get(value), float):
+            name = "training" if record.kind == "train" else "validation"
+            found.setdefault(name, []).append((float(record.step or 0), record.values[value]))
+    return found
+
+
 def _record(line: bytes) -> Record:
     value = json.loads(line)
     return Record(value["id"], value["time"], value["step"], value["kind"], value["values"])

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from smollm3_ft import files, fit, journal, pages, publishing, runs
+from smollm3_ft.config import tracker_of
 from smollm3_ft.errors import ConfigError
 from smollm3_ft.fit import TrainingPlan
-from smollm3_ft.monitoring import local_trackio
+from smollm3_ft.monitoring import delivery, local_trackio
 from smollm3_ft.runs import Run
 
 Status = Literal["completed", "blocked", "failed", "interrupted"]
@@ -40,14 +41,18 @@ class Failure(NamedTuple):
 def write(run: Run, status: Status, steps: list[Step], failure: Failure | None = None) -> dict[str, Any]:
     """Write `report.md`, `report.html` and, last, `report.json` into the run's folder. Returns the report.
 
-    A finished run keeps the report that it has; what is gone of it is written again.
+    A finished run keeps the report that it has, but for what waited to be delivered and is there now; what is gone
+    of it is written again.
     """
     done = runs.status(run.path) in runs.FINISHED
     report = files.read_json(run.path / "report.json") if done else collect(run, status, steps, failure)
+    anew = not done
+    if done and any(one["waiting"] for one in report.get("monitoring", {}).values()):
+        report["monitoring"], anew = delivery.standings(run), True
     for name in ("report.md", "report.html"):
-        if not done or not (run.path / name).is_file():
+        if anew or not (run.path / name).is_file():
             files.write(run.path / name, render(name, run, report))
-    if not done:
+    if anew:
         files.write_json(run.path / "report.json", report)
     return report
 
@@ -77,6 +82,7 @@ def collect(run: Run, status: Status, steps: list[Step], failure: Failure | None
         "actual": _actual(plan, trained, steps) if plan else {},
         "accepted_changes": [change.get("what", "") for change in run.accepted],
         "alerts": _alerts(folder),
+        "monitoring": delivery.standings(run),
         "links": links(run),
         "next_steps": next_steps(run, status),
     }
@@ -90,31 +96,40 @@ def links(run: Run) -> dict[str, str]:
         "evaluation": run.path / "evaluation.json",
         "metrics": run.path / "metrics.jsonl",
     }
-    if run.config.monitor.trackio == "local":
+    if tracker_of(run.config) == "local":
         places["trackio"] = local_trackio.folder(run.path.parent)
     found = {name: str(place) for name, place in places.items() if place.exists()}
-    published, config = _json(run.path / publishing.PUBLISHED), run.config
+    published, config = files.read_json_if_there(run.path / publishing.PUBLISHED), run.config
     pages_of = {
         "model page": ("", published.get("repo")),
         "demo": ("spaces/", config.publish.demo_space if published.get("verified") else None),
         "dataset": ("datasets/", config.monitor.dataset),
-        "trackio": ("spaces/", config.monitor.trackio if config.monitor.trackio not in ("off", "local") else None),
     }
-    hub = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-    return found | {
-        name: place if "://" in place else f"{hub}/{kind}{place}" for name, (kind, place) in pages_of.items() if place
-    }
+    found |= {name: f"{_hub()}/{kind}{place}" for name, (kind, place) in pages_of.items() if place}
+    return {**found, "trackio": page} if (page := trackio_page(run)) else found
+
+
+def trackio_page(run: Run) -> str | None:
+    """Where the curves are looked at, on a server or a Space."""
+    target = run.config.monitor.trackio
+    pages = {"server": target, "space": f"{_hub()}/spaces/{target}"}
+    return pages.get(tracker_of(run.config) or "off")
+
+
+def _hub() -> str:
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
 def next_steps(run: Run, status: Status) -> list[str]:
     """What to do now, as commands where there is one."""
     if status in ("failed", "interrupted"):
         return [f"Go on where it stopped: {command(run)}", "See every step in the browser: make ui"]
-    model, trackio, folder = run.path / "model", run.config.monitor.trackio == "local", run.path.parent
+    model, folder, page = run.path / "model", run.path.parent, trackio_page(run)
     place = "" if folder == Path.cwd() / "runs" else f" runs_dir={shlex.quote(str(folder))}"
+    curves = page or (f"{programs()}smollm3-ft dashboard{place}" if tracker_of(run.config) == "local" else None)
     return [
         f'Use the model: transformers.AutoModelForCausalLM.from_pretrained("{model}")',
-        f"See the curves: {programs()}smollm3-ft dashboard{place}" if trackio else "See metrics.jsonl",
+        f"See the curves: {curves}" if curves else "See metrics.jsonl",
         "See every step in the browser: make ui",
         f"Your own data: {programs()}python -m flows.finetune data.source=rows.jsonl",
     ]
@@ -154,17 +169,12 @@ def render(template: str, run: Run, report: dict[str, Any]) -> str:
 
 def curves_of(run: Run, value: str) -> dict[str, list[tuple[float, float]]]:
     """A value of the journal by step, of training and validation."""
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for record in journal.read(run.path / "metrics.jsonl"):
-        if record.kind in ("train", "eval") and isinstance(record.values.get(value), float):
-            name = "training" if record.kind == "train" else "validation"
-            curves.setdefault(name, []).append((float(record.step or 0), record.values[value]))
-    return curves
+    return journal.curves(run.path / "metrics.jsonl", value)
 
 
 def _trained(trained: dict[str, Any]) -> dict[str, Any]:
-    names = ("steps", "epochs", "tokens", "supervised_tokens", "tokens_per_second", "peak_memory_bytes", "final_loss")
-    return {name: trained.get(name) for name in (*names, "best_step", "resumed_from")} | {"mfu": None}
+    names = ("steps", "epochs", "tokens", "supervised_tokens", "tokens_per_second", "mfu", "peak_memory_bytes")
+    return {name: trained.get(name) for name in (*names, "final_loss", "best_step", "resumed_from")}
 
 
 def _alerts(folder: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from smollm3_ft import layers, permitted
-from smollm3_ft.config import Config
+from smollm3_ft.config import Config, tracker_of
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.layers import defaults, flatten, merged, nested, without_nulls
 from smollm3_ft.unbuilt import unbuilt
@@ -83,6 +83,12 @@ def _contradictions(config: Config) -> Iterator[Problem]:
                 f" × num_processes {config.compute.num_processes}",
                 "leave one of them auto",
             )
+    if tracker_of(config) is None:
+        secret = "@" in config.monitor.trackio or "?" in config.monitor.trackio
+        what = "a URL with a password or a token in it" if secret else f"{config.monitor.trackio} is no place"
+        remedy = "use off, local, http(s)://server or owner/space"
+        remedy = f"give the token in TRACKIO_WRITE_TOKEN, and {remedy}" if secret else remedy
+        yield Problem("monitor.trackio", what, remedy)
     if config.compute.strategy == "fsdp2" and config.compute.num_processes == 1:
         what = "fsdp2 spreads a model over processes, and there is one"
         yield Problem("compute.strategy", what, "leave it auto, or raise compute.num_processes")

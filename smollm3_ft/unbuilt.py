@@ -22,7 +22,6 @@ def unbuilt(config: Config) -> Iterator[Problem]:
         ("evaluate.general", evaluate.general is not None, evaluate.general, "use evaluate.general=none"),
         ("evaluate.gate", evaluate.gate is not None, "a gate", "use evaluate.gate=none"),
         ("evaluate.harness", evaluate.harness is not None, "lm-eval", "leave it out"),
-        ("monitor.trackio", monitor.trackio not in ("off", "local"), monitor.trackio, "use local or off"),
         ("monitor.dataset", monitor.dataset is not None, monitor.dataset, "leave it out"),
         ("publish.target", publish.target == "hub", "hub", "use local or none"),
         ("publish.adapter", publish.adapter != "merge", publish.adapter, "use merge"),

@@ -9,11 +9,12 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from smollm3_ft import pages, report
-from smollm3_ft.errors import FinetuneError
+from smollm3_ft.errors import FinetuneError, Undelivered
+from smollm3_ft.monitoring import delivery
 from smollm3_ft.report import Failure, Status, Step
 from smollm3_ft.runs import Run
 from tasks import steps
-from tasks.steps import call, options
+from tasks.steps import call, log, options
 
 ANEW: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}  # a retry ends otherwise than what failed
 
@@ -41,6 +42,11 @@ def write_report(run: Run, status: Status, done: list[Step], failure: Failure | 
     written = report.write(run, status, done, failure)
     text = report.render("report.md", run, written)
     create_markdown_artifact(text, key="report", description=f"Report of {run.name}")
+    for name in delivery.standings(run):
+        try:
+            delivery.finish(name, run)
+        except Undelivered as error:  # the next start hands it over
+            log.warning("the report was not handed over: %s", error)
     return written
 
 

@@ -26,7 +26,7 @@ from prefect.futures import PrefectFuture, wait
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from smollm3_ft.errors import ConfigError, DataError, ProcessDied, RunBusy, Stopped, TrainingError
+from smollm3_ft.errors import ConfigError, DataError, ProcessDied, RunBusy, Stopped, TrainingError, Undelivered
 from smollm3_ft.report import Step
 
 Result = TypeVar("Result")
@@ -34,7 +34,7 @@ log = logging.getLogger("smollm3_ft.steps")
 logging.getLogger("smollm3_ft").setLevel(logging.INFO)  # Prefect takes it to a run's page, and by itself warnings alone
 HERE: ContextVar[list[Step]] = ContextVar("steps")
 UNREACHABLE = (httpx.TransportError, PrefectHTTPStatusError)  # how a Prefect server fails that is away
-NEVER_HELPS = (ConfigError, DataError, RunBusy, Stopped)
+NEVER_HELPS = (ConfigError, DataError, RunBusy, Stopped, Undelivered)  # delivery.py tries by itself
 
 
 def options(name: str, timeout: int, retries: int = 2, delays: tuple[float, ...] = (2, 10)) -> dict[str, Any]:

@@ -206,7 +206,7 @@ def _trained(plan: TrainingPlan) -> Trained | None:
 
 
 class Follower:
-    """Reads the journal beside the training and shows it, throttled: lines in the log, progress and curve in Prefect."""
+    """Shows the journal beside the training, throttled: lines in the log, progress and curve in Prefect."""
 
     def __init__(self, plan: TrainingPlan) -> None:
         self.plan = plan

@@ -20,6 +20,7 @@ AT_ONCE = 256 * 1024  # bytes of a journal, about 500 records
 LONGEST_WAIT = 60.0  # seconds between tries, while training goes on
 AT_THE_END = 10.0  # seconds for what is left when the training has ended; then the next start delivers it
 ATTACHED = "attached"
+OFF = ("off", "none")
 
 Say = Callable[[str], None]
 
@@ -106,6 +107,12 @@ def standing(name: str, run: Run) -> Standing:
     return Standing(delivered, waiting)
 
 
+def standings(run: Run) -> dict[str, dict[str, int | str]]:
+    """For the report: of each sink that is on, where it delivers to, and how far it is."""
+    on = [name for name in monitoring.SINKS if _target(name, run) not in OFF]
+    return {name: {"target": _target(name, run), **standing(name, run)._asdict()} for name in on}
+
+
 def _batches(run: Run, file: str, offset: int) -> Iterator[tuple[list[journal.Record], int]]:
     while True:
         records, offset = journal.read_new(run.path / file, offset, AT_ONCE)
@@ -116,7 +123,7 @@ def _batches(run: Run, file: str, offset: int) -> Iterator[tuple[list[journal.Re
 
 def _target(name: str, run: Run) -> str:
     """The place that the sink of this name delivers to, as the configuration has it."""
-    return str(run.config.monitor.model_dump()[name])
+    return str(run.config.monitor.model_dump().get(name, "none"))
 
 
 def _state(name: str, run: Run) -> dict[str, int | str]:

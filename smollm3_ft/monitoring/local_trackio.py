@@ -1,53 +1,79 @@
-"""Trackio on this machine: a database below `<runs_dir>/.trackio`, which `smollm3-ft dashboard` shows.
-
-Every record goes in under its journal id, so that delivering it again has no effect, and with its own time and step.
-"""
+"""Trackio on this machine: a database below `<runs_dir>/.trackio`, which `smollm3-ft dashboard` shows."""
 
 from __future__ import annotations
 
-import datetime
+import hashlib
 import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from smollm3_ft.journal import Record
-from smollm3_ft.runs import Run, compared
-
-PROJECT = "smollm3-ft"
+from smollm3_ft.errors import Undelivered
+from smollm3_ft.monitoring import trackio_rows
+from smollm3_ft.monitoring.trackio_rows import PROJECT, Entry, Rows
+from smollm3_ft.runs import Run
 
 
 def folder(runs_dir: Path) -> Path:
     return runs_dir / ".trackio"
 
 
-def deliver(run: Run, records: list[Record]) -> None:
-    """Write records into Trackio's database: steps on the axis for training and validation, time for the machine."""
-    storage = _storage(folder(run.path.parent))
-    stepped = [r for r in records if r.kind in ("train", "eval")]
-    machine = [r for r in records if r.kind == "system"]
-    if stepped:
-        storage.bulk_log(
+def log(run: Run, rows: Rows) -> None:
+    """Write entries into Trackio's database, with their own times. Raises Undelivered."""
+    with _storage(run) as (storage, who):
+        if rows.metrics:
+            steps, config = [entry["step"] for entry in rows.metrics], trackio_rows.configuration(run)
+            storage.bulk_log(**who, **_columns(rows.metrics), steps=steps, config=config)
+        if rows.system:
+            storage.bulk_log_system(**who, **_columns(rows.system))
+        if rows.alerts:
+            names = {"titles": "title", "texts": "text", "levels": "level", "steps": "step"}
+            names |= {"timestamps": "timestamp", "alert_ids": "alert_id"}
+            columns = {name: [entry[key] for entry in rows.alerts] for name, key in names.items()}
+            storage.bulk_alert(**who, **columns)
+
+
+def attach(run: Run, files: dict[str, bytes]) -> None:
+    """Store files as an artifact of the run, a new version where they changed. Raises Undelivered."""
+    with _storage(run) as (storage, who):
+        from trackio import cas
+
+        manifest = []
+        for name, content in files.items():
+            digest = hashlib.sha256(content).hexdigest()
+            cas.stage_blob_from_chunks([content], digest, cas.blob_path(PROJECT, digest))
+            manifest.append({"path": name, "digest": digest, "size": len(content)})
+        storage.commit_artifact_version(
             PROJECT,
-            run.name,
-            [_named(record) for record in stepped],
-            steps=[record.step for record in stepped],
-            timestamps=[_time(record) for record in stepped],
-            config=compared(run.config),
-            log_ids=[record.id for record in stepped],
-            run_id=run.run_id,
-        )
-    if machine:
-        storage.bulk_log_system(
-            PROJECT,
-            run.name,
-            [record.values for record in machine],
-            timestamps=[_time(record) for record in machine],
-            log_ids=[record.id for record in machine],
-            run_id=run.run_id,
+            f"{run.name}-report",
+            "report",
+            None,
+            manifest,
+            None,
+            None,
+            run_name=who["run"],
+            run_id=who["run_id"],
         )
 
 
-def _storage(place: Path) -> Any:
+def _columns(entries: list[Entry]) -> dict[str, list[Any]]:
+    names = {"metrics_list": "metrics", "timestamps": "timestamp", "log_ids": "log_id"}
+    return {name: [entry[key] for entry in entries] for name, key in names.items()}
+
+
+@contextmanager
+def _storage(run: Run) -> Iterator[tuple[Any, dict[str, str]]]:
+    """Trackio's storage for this folder of runs, and who the run is there. Its failures as Undelivered."""
+    place = folder(run.path.parent)
+    try:
+        yield storage(place), {"project": PROJECT, "run": run.name, "run_id": run.run_id}
+    except (sqlite3.OperationalError, OSError) as error:
+        raise Undelivered(f"Trackio's data in {place} cannot be written ({error})", "make room there") from error
+
+
+def storage(place: Path) -> Any:
     """Trackio's storage in `place`. It reads the place when it is first imported, once a process."""
     place.mkdir(parents=True, exist_ok=True)
     os.environ["TRACKIO_DIR"] = str(place)
@@ -57,11 +83,3 @@ def _storage(place: Path) -> Any:
     if Path(utils.TRACKIO_DIR) != place:
         raise RuntimeError(f"Trackio writes to {utils.TRACKIO_DIR} in this process, not to {place}")
     return SQLiteStorage
-
-
-def _named(record: Record) -> dict[str, Any]:
-    return {f"{record.kind}/{key}": value for key, value in record.values.items()} | {"wall_time": record.time}
-
-
-def _time(record: Record) -> str:
-    return datetime.datetime.fromtimestamp(record.time, datetime.UTC).isoformat()

@@ -1,0 +1,148 @@
+"""Trackio on another machine: a server by its URL, or a Space. Sent through Trackio's own client.
+
+Who may write: a server wants TRACKIO_WRITE_TOKEN. A Space asks the Hub about the token that comes with the request:
+TRACKIO_SPACE_TOKEN where there is one, else the user's own, sent with the request and kept nowhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import ssl
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from smollm3_ft.config import tracker_of
+from smollm3_ft.errors import Undelivered
+from smollm3_ft.monitoring import trackio_rows, trackio_space
+from smollm3_ft.monitoring.trackio_rows import PROJECT, Rows
+from smollm3_ft.runs import Run
+
+SECONDS = 10.0  # for an answer
+API_VERSION = 1  # of the interface that all of this speaks
+
+
+def log(run: Run, rows: Rows) -> None:
+    """Send entries. Each is answered when it is in Trackio's database. Raises Undelivered."""
+    with _client(run) as client:
+        if rows.metrics:
+            first, *others = ({**entry, "config": None} for entry in rows.metrics)
+            logs = [{**first, "config": trackio_rows.configuration(run)}, *others]
+            client.predict(api_name="/bulk_log", logs=logs, hf_token=None)
+        if rows.system:
+            client.predict(api_name="/bulk_log_system", logs=rows.system, hf_token=None)
+        if rows.alerts:
+            client.predict(api_name="/bulk_alert", alerts=rows.alerts, hf_token=None)
+
+
+def attach(run: Run, files: dict[str, bytes]) -> None:
+    """Send files as an artifact of the run, a new version where they changed. Raises Undelivered."""
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    manifest = [{"path": name, "digest": digests[name], "size": len(content)} for name, content in files.items()]
+    with _client(run) as client, tempfile.TemporaryDirectory() as folder:
+        from gradio_client import handle_file
+
+        uploads = []
+        for name, digest in digests.items():
+            place = Path(folder) / digest
+            place.write_bytes(files[name])
+            uploads.append({"project": PROJECT, "digest": digest, "uploaded_file": handle_file(place)})
+        client.predict(api_name="/bulk_upload_artifact_blob", project=PROJECT, uploads=uploads, hf_token=None)
+        client.predict(
+            api_name="/artifact_log",
+            project=PROJECT,
+            name=f"{run.name}-report",
+            type="report",
+            description=None,
+            metadata=None,
+            manifest=manifest,
+            aliases=None,
+            run_name=run.name,
+            run_id=run.run_id,
+            hf_token=None,
+        )
+
+
+def check(run: Run) -> str:
+    """Make sure that Trackio is there and lets us write. Returns its address; raises Undelivered."""
+    with _client(run) as client:
+        client.predict(api_name="/bulk_log", logs=[], hf_token=None)  # of nothing: only the permission is looked at
+        return _address(run)
+
+
+@contextmanager
+def _client(run: Run) -> Iterator[Any]:
+    """Trackio's client for the run's tracker. What goes wrong with it, as Undelivered, with no token in it."""
+    target = run.config.monitor.trackio
+    try:
+        yield _connected(_address(run), *_tokens(run))
+    except httpx.HTTPStatusError as error:
+        _connected.cache_clear()
+        raise _refused(target, error.response) from None
+    except (httpx.HTTPError, ConnectionError) as error:
+        _connected.cache_clear()
+        raise Undelivered(f"Trackio on {target} does not answer ({_cause(error)})") from None
+
+
+@functools.lru_cache(maxsize=4)
+def _connected(address: str, write_token: str | None, hub_token: str | None) -> Any:
+    """A client that knows its server. Raises Undelivered where there is something else, or httpx's errors."""
+    headers = {"authorization": f"Bearer {hub_token}"} if hub_token else {}
+    options: dict[str, Any] = {"timeout": SECONDS, "verify": ssl.create_default_context()}
+    answer = httpx.get(f"{address}/version", headers=headers, **options)
+    answer.raise_for_status()
+    try:
+        about = answer.json()
+    except json.JSONDecodeError:
+        about = {}
+    if about.get("api_version") != API_VERSION:
+        what = f"{address} is no Trackio that this version can write to"
+        raise Undelivered(what, "check the address, or update Trackio there")
+    from trackio.remote_client import RemoteClient
+
+    return RemoteClient(address, hf_token=hub_token, write_token=write_token, httpx_kwargs=options)
+
+
+def _address(run: Run) -> str:
+    """Where the tracker answers, without a slash at its end."""
+    monitor = run.config.monitor
+    if tracker_of(run.config) == "server":
+        return monitor.trackio.rstrip("/")
+    return trackio_space.address(monitor.trackio, monitor.private)
+
+
+def _tokens(run: Run) -> tuple[str | None, str | None]:
+    """Trackio's token for a server of one's own, the Hub's for a Space; never one to the other."""
+    if tracker_of(run.config) == "server":
+        return secret("TRACKIO_WRITE_TOKEN"), None
+    return None, trackio_space.space_token() or trackio_space.own_token()
+
+
+def secret(name: str) -> str | None:
+    """A token from the environment. Raises Undelivered where it cannot be one: a client's own error would show it."""
+    token = os.environ.get(name, "").strip()
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise Undelivered(f"{name} holds something that is no token", "set it to the token alone")
+    return token or None
+
+
+def _refused(target: str, answer: httpx.Response) -> Undelivered:
+    """What a server's refusal means."""
+    try:
+        said = str(answer.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        said = answer.reason_phrase
+    if "write_token" in said or answer.status_code in (401, 403):
+        return Undelivered(f"Trackio on {target} does not let us write", "set TRACKIO_WRITE_TOKEN to its write token")
+    return Undelivered(f"Trackio on {target} answers {answer.status_code}: {said.splitlines()[0][:200]}")
+
+
+def _cause(error: Exception) -> str:
+    return type(error).__name__ if isinstance(error, httpx.ProtocolError) else str(error).splitlines()[0][:200]

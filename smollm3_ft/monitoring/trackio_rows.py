@@ -1,0 +1,64 @@
+"""What Trackio is told of a run, wherever it is: entries of its own interface, made of the journals' records.
+
+One project holds all runs. A run goes under its name and its `run_id`, so another one of the same name is another one.
+Every entry has the id of its record: Trackio takes each id once. Events are alerts of the level `info`.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any, NamedTuple
+
+from smollm3_ft import fit, journal, pages
+from smollm3_ft.journal import Record
+from smollm3_ft.layers import flatten
+from smollm3_ft.runs import Run
+
+PROJECT = "smollm3-ft"
+LEVELS = {"warning": "warn", "error": "error"}
+ATTACHED = ("report.md", "data/ledger.json")
+
+Entry = dict[str, Any]
+
+
+class Rows(NamedTuple):
+    """Entries by step, by time, and alerts."""
+
+    metrics: list[Entry]
+    system: list[Entry]
+    alerts: list[Entry]
+
+
+def of(run: Run, records: list[Record]) -> Rows:
+    """The entries of records. Steps are training steps; `wall_time` (seconds since 1970) is a record's own time."""
+    who = {"project": PROJECT, "run": run.name, "run_id": run.run_id}
+    rows = Rows([], [], [])
+    for record in records:
+        when = datetime.datetime.fromtimestamp(record.time, datetime.UTC).isoformat()
+        known = {**who, "timestamp": when}
+        if record.kind in ("train", "eval"):
+            values = {f"{record.kind}/{key}": value for key, value in record.values.items()}
+            metrics = {**values, "wall_time": record.time}
+            rows.metrics.append({**known, "metrics": metrics, "step": record.step, "log_id": record.id})
+        elif record.kind == "system":
+            rows.system.append({**known, "metrics": record.values, "log_id": record.id})
+        else:
+            level = LEVELS.get(record.values.get("level", ""), "info")
+            said = {"title": record.values["what"], "text": None, "level": level, "step": record.step}
+            rows.alerts.append({**known, **said, "alert_id": record.id})
+    return rows
+
+
+def configuration(run: Run) -> Entry:
+    """What the run was told, by dotted keys, and what `auto` was settled to once that is known."""
+    values = dict(flatten(run.config.model_dump(mode="json")))
+    path = run.path / "plan.json"
+    settled = fit.read(path).settings.model_dump(mode="json") if path.is_file() else {}
+    return {**values, **{f"settled.{key}": value for key, value in settled.items()}}
+
+
+def attachments(run: Run) -> dict[str, bytes]:
+    """Report, ledger and loss curve, by the names of files. No row's text is in them."""
+    found = {name: (run.path / name).read_bytes() for name in ATTACHED if (run.path / name).is_file()}
+    curves = journal.curves(run.path / "metrics.jsonl", "loss")
+    return {**found, "loss.svg": str(pages.curves(curves)).encode()} if curves else found

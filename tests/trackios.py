@@ -1,0 +1,67 @@
+"""A real Trackio server on loopback: started, killed, started again at the same address, and asked what it has."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+PROJECT = "smollm3-ft"
+TOKEN = "the-write-token"
+SHOW = "import sys, trackio; trackio.show(open_browser=False, block_thread=True, server_port=int(sys.argv[1]))"
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class Server:
+    """Trackio with its data in `folder`. `environment` is added to its own."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        told = {"TRACKIO_DIR": str(folder), "TRACKIO_WRITE_TOKEN": TOKEN, "PYTHONUNBUFFERED": "1"}
+        self.environment = {**os.environ, **told, "HF_HUB_OFFLINE": "1", **environment}
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it says that it is there."""
+        command = [sys.executable, "-c", SHOW, str(self.port)]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        self.process = subprocess.Popen(command, env=self.environment, text=True, **streams)
+        said = ""
+        for line in self.process.stdout:
+            said += line
+            if str(self.port) in line:
+                return
+        raise AssertionError(said)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+            self.process = None
+
+    def ask(self, what: str, **given: Any) -> Any:
+        """What one of Trackio's own questions is answered with."""
+        body = json.dumps({"project": PROJECT, **given}).encode()
+        request = urllib.request.Request(f"{self.url}/api/{what}", body, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read())["data"]
+
+    def points(self, run_id: str) -> list[tuple[int, str, float, Any]]:
+        """Every value by step: step, name, the time it was logged, and what it was."""
+        logs = self.ask("get_logs", run=None, run_id=run_id)
+        return sorted(
+            (log["step"], name, log["wall_time"], value)
+            for log in logs
+            for name, value in log.items()
+            if name.startswith(("train/", "eval/"))
+        )
