@@ -13,17 +13,6 @@ from smollm3_ft.errors import ConfigError, HubUnreachable, Problem
 SMALL_FILES = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "chat_template*")
 
 
-SECONDS = 60.0  # for an answer
-
-
-def limit_waiting() -> None:
-    """Let the Hub's client give up on an answer that does not come: by itself it waits for ever."""
-    import httpx2
-    from huggingface_hub import get_session
-
-    get_session().timeout = httpx2.Timeout(SECONDS)
-
-
 @contextmanager
 def _named(key: str, name: str) -> Iterator[None]:
     """The Hub's refusals, and its silence, as one line with what to do. What may pass is no ConfigError."""

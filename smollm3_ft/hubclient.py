@@ -62,7 +62,10 @@ def insist(ask: Callable[[], Answer], patience: float) -> Answer:
             return ask()
         except Exception as error:
             if not may_pass(error):
-                raise
+                refused = refusal(error)
+                if refused is None or refused is error:
+                    raise
+                raise refused from error  # the client wraps those of large files
             pause = _asked_wait(error) or wait * random.uniform(0.5, 1.5)  # noqa: S311  # several wait, not in step
             if time.monotonic() + pause > began + patience:
                 raise HubUnreachable(f"the Hub does not answer as it should ({cause(error)})", "try again") from None

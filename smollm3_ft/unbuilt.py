@@ -11,8 +11,7 @@ from smollm3_ft.formats import FORMATS
 
 def unbuilt(config: Config) -> Iterator[Problem]:
     """A problem for each value of `config` that no step can honour yet."""
-    data, evaluate, monitor = config.data, config.evaluate, config.monitor
-    publish = config.publish
+    data, evaluate, publish = config.data, config.evaluate, config.publish
     sources = data.source if isinstance(data.source, tuple) else (Source(source=data.source, format=data.format),)
     formats = ", ".join(FORMATS)
     refused = [
@@ -22,7 +21,6 @@ def unbuilt(config: Config) -> Iterator[Problem]:
         ("evaluate.general", evaluate.general is not None, evaluate.general, "use evaluate.general=none"),
         ("evaluate.gate", evaluate.gate is not None, "a gate", "use evaluate.gate=none"),
         ("evaluate.harness", evaluate.harness is not None, "lm-eval", "leave it out"),
-        ("monitor.dataset", monitor.dataset is not None, monitor.dataset, "leave it out"),
         ("publish.target", publish.target == "hub", "hub", "use local or none"),
         ("publish.adapter", publish.adapter != "merge", publish.adapter, "use merge"),
         ("publish.quantize", publish.quantize is not None, "quantizing", "leave it out"),

@@ -12,7 +12,7 @@ from smollm3_ft import runs, system
 from smollm3_ft.config import tracker_of
 from smollm3_ft.errors import Undelivered
 from smollm3_ft.journal import Journal
-from smollm3_ft.monitoring import delivery, local_trackio, remote_trackio, trackio_rows, trackio_space
+from smollm3_ft.monitoring import dataset_sink, delivery, local_trackio, remote_trackio, trackio_rows, trackio_space
 from smollm3_ft.runs import Run
 from tasks.steps import done, log, options
 
@@ -56,9 +56,16 @@ def configure_tracker(run: Run, tracker: str) -> str:
 
 
 @task(**options("set up experiment dataset", timeout=600))
-def set_up_experiment_dataset(run: Run) -> str:  # noqa: ARG001  # every step is told its run
-    """Make sure there is an experiment dataset to push to."""
-    return done("nothing to do: monitor.dataset is not set", "off")
+def set_up_experiment_dataset(run: Run) -> str:
+    """Make sure there is an experiment dataset to push to. One that is away or not ours to write to fails nothing."""
+    if run.config.monitor.dataset is None:
+        return done("nothing to do: monitor.dataset is not set", "off")
+    try:
+        repo = dataset_sink.repository(run)
+        return done(dataset_sink.set_up(repo, run.config.monitor.private), repo)
+    except Undelivered as error:
+        log.warning("set up experiment dataset: %s", error)
+        return done(f"not now: {error}; training goes on, and what it logs waits", run.config.monitor.dataset)
 
 
 @task(**{**options("monitor system", timeout=30 * DAYS), **BESIDE})
@@ -80,9 +87,11 @@ def monitor_trackio(run: Run, stop: threading.Event) -> int:
 
 
 @task(**{**options("monitor dataset", timeout=30 * DAYS), **BESIDE})
-def monitor_dataset(run: Run, stop: threading.Event) -> int:  # noqa: ARG001  # as its siblings
-    """Carry the journals to the experiment dataset."""
-    return done("nothing to do: monitor.dataset is not set", 0)
+def monitor_dataset(run: Run, stop: threading.Event) -> int:
+    """Carry the journals to the experiment dataset, first what earlier runs left."""
+    if run.config.monitor.dataset is None:
+        return done("nothing to do: monitor.dataset is not set", 0)
+    return _carry("dataset", run, stop)
 
 
 def _carry(name: str, run: Run, stop: threading.Event) -> int:

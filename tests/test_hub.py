@@ -87,14 +87,6 @@ class Seen:
     facts: dict[str, Any]
 
 
-def run(source: str, server: Hub, home: Path, *arguments: str) -> Any:
-    """Runs `source` in a Python whose clients use `server`, and returns the JSON of its last line."""
-    command = [sys.executable, "-c", source, *arguments]
-    done = subprocess.run(command, env=server.environment(home), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     lines = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -108,7 +100,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         server.add("space", "tester/demo", folder)
         server.add("dataset", "tester/rows", {"data/train-00000.jsonl": lines})
         server.add("dataset", "tester/levels", {"README.md": CARD, "easy.jsonl": lines, "hard.jsonl": lines})
-        yield Seen(server, first, head, run(CLIENT, server, tmp_path_factory.mktemp("home"), first))
+        yield Seen(server, first, head, server.ask(CLIENT, tmp_path_factory.mktemp("home"), first))
 
 
 def test_a_token_names_its_user(seen: Seen) -> None:
@@ -204,7 +196,7 @@ print(json.dumps([there.digest == plan.digest, sources.count(there, "train"), li
 
 def test_our_rows_are_those_of_the_dataset(seen: Seen, tmp_path: Path) -> None:
     """A dataset is pinned, fetched, and read from the cache under its name and split; fetched or not, the same."""
-    same, count, fetched, unfetched = run(READ, seen.hub, tmp_path)
+    same, count, fetched, unfetched = seen.hub.ask(READ, tmp_path)
     assert (same, count) == (True, len(ROWS))
     assert fetched == [["tester/rows:train", number, row] for number, row in enumerate(ROWS, start=1)] == unfetched
 
@@ -242,6 +234,6 @@ def test_faults_end_after_their_number_and_ranges_are_served(tmp_path: Path) -> 
     with hub() as server:
         server.add("model", "tester/tiny", {"config.json": CONFIG})
         server.fault(2, 503)
-        spoiled, again, part, past = run(RAW, server, tmp_path)
+        spoiled, again, part, past = server.ask(RAW, tmp_path)
     assert (spoiled[0], again[0], past[0]) == (503, 503, 416)
     assert part == [206, CONFIG[2:6].decode(), f"bytes 2-5/{len(CONFIG)}"]

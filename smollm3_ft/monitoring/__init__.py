@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from smollm3_ft.journal import Record
-from smollm3_ft.monitoring import trackio_sink
+from smollm3_ft.monitoring import dataset_sink, trackio_sink
 from smollm3_ft.runs import Run
 
 Sink = Callable[[Run, list[Record]], None]
-SINKS: dict[str, Sink] = {"trackio": trackio_sink.deliver}
-FINISHING: dict[str, Callable[[Run], None]] = {"trackio": trackio_sink.attach}
-SECONDS_BETWEEN = {"trackio": 5.0}  # deliveries, while all goes well
+SINKS: dict[str, Sink] = {"trackio": trackio_sink.deliver, "dataset": dataset_sink.deliver}
+FINISHING: dict[str, Callable[[Run], None]] = {"trackio": trackio_sink.attach, "dataset": dataset_sink.finish}
+SECONDS_BETWEEN = {"trackio": 5.0, "dataset": 300.0}  # deliveries, while all goes well
+AT_ONCE = ("dataset",)  # is told of all that is new in one call: each makes a commit

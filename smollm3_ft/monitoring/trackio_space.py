@@ -15,7 +15,7 @@ import os
 import secrets
 from typing import Any
 
-from smollm3_ft import hub
+from smollm3_ft import hubclient
 from smollm3_ft.errors import Undelivered
 
 MADE = "app.py"  # comes in one commit with all other files when everything else is set: where it is, nothing is missing
@@ -68,7 +68,7 @@ def space_token() -> str | None:
 def _found_or_made(space: str, private: bool) -> Any:
     from huggingface_hub import HfApi, errors
 
-    hub.limit_waiting()
+    hubclient.limit_waiting()
     api = HfApi(token=own_token())
     try:
         found = api.space_info(space)
