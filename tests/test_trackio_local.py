@@ -9,28 +9,34 @@ from typing import Any
 import pytest
 from conftest import configure
 
-from smollm3_ft import monitoring, runs
+from smollm3_ft import runs
 from smollm3_ft.journal import Journal
 
 # Trackio settles where its data lies when it is first imported: a process of its own for each folder of runs.
 DELIVER = """
 import json, sys
 from pathlib import Path
-from smollm3_ft import journal, monitoring, runs
-from smollm3_ft.monitoring import local_trackio
+from smollm3_ft import journal, runs
+from smollm3_ft.monitoring import delivery, local_trackio, trackio_rows, trackio_sink
 
 run = runs.read(Path(sys.argv[1]))
-numbers = [monitoring.deliver_new("trackio", run) for _ in range(2)]
-for name in monitoring.JOURNALS:
-    local_trackio.deliver(run, journal.read(run.path / name))  # all of it again
+numbers = [delivery.deliver_new("trackio", run) for _ in range(2)]
+for name in delivery.JOURNALS:
+    trackio_sink.deliver(run, journal.read(run.path / name))  # all of it again
+files = {"report.md": b"# a", "data/ledger.json": b"{}"}
+for _ in range(2):
+    local_trackio.attach(run, files)
 from trackio.sqlite_storage import SQLiteStorage as storage
 
+project = trackio_rows.PROJECT
 print(json.dumps({
     "numbers": numbers,
-    "runs": [dict(one) for one in storage.get_run_records(local_trackio.PROJECT)],
-    "logs": storage.get_logs(local_trackio.PROJECT, run.name),
-    "system": storage.get_system_logs(local_trackio.PROJECT, run.name),
-    "config": storage.get_run_config(local_trackio.PROJECT, run.name),
+    "runs": [dict(one) for one in storage.get_run_records(project)],
+    "logs": storage.get_logs(project, run.name),
+    "system": storage.get_system_logs(project, run.name),
+    "config": storage.get_run_config(project, run.name),
+    "alerts": storage.get_alerts(project, run.name),
+    "artifacts": storage.get_run_artifacts(project, run.name, run.run_id),
 }, default=str))
 """
 
@@ -38,7 +44,7 @@ print(json.dumps({
 def deliver(run: runs.Run) -> dict[str, Any]:
     """Deliver the run's journals, and then all of them again. Returns what Trackio has."""
     command = [sys.executable, "-c", DELIVER, run.folder]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -102,29 +108,20 @@ def test_another_folder_in_one_process_is_said(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from smollm3_ft.monitoring import local_trackio
-local_trackio._storage(Path(sys.argv[1]))
-local_trackio._storage(Path(sys.argv[2]))
+local_trackio.storage(Path(sys.argv[1]))
+local_trackio.storage(Path(sys.argv[2]))
 """
     command = [sys.executable, "-c", code, str(tmp_path / "a"), str(tmp_path / "b")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert f"Trackio writes to {tmp_path / 'a'} in this process, not to {tmp_path / 'b'}" in done.stderr
 
 
-def test_a_sink_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Records that could not be delivered are delivered the next time, from the start of what was missing."""
-    run = runs.begin(configure(name="a", runs_dir=str(tmp_path)))
-    metrics = Journal(run.path / "metrics.jsonl", run.run_id)
-    metrics.write("train", {"loss": 1.0}, 1)
-    got: list[str] = []
+def test_alerts_and_events_once(delivered: list[dict[str, Any]]) -> None:
+    """Alerts are there once each, and events as alerts of the lowest level, at their steps."""
+    found = [(alert["step"], alert["title"], alert["level"]) for alert in delivered[1]["alerts"]]
+    assert sorted(found) == [(10, "checkpoint", "info"), (20, "checkpoint", "info"), (30, "checkpoint", "info")]
 
-    def away(_run: runs.Run, _records: list[Any]) -> None:
-        raise ConnectionError
 
-    monkeypatch.setitem(monitoring.SINKS, "away", away)
-    with pytest.raises(ConnectionError):
-        monitoring.deliver_new("away", run)
-    metrics.write("train", {"loss": 2.0}, 2)
-    metrics.close()
-    monkeypatch.setitem(monitoring.SINKS, "away", lambda _, records: got.extend(record.id for record in records))
-    assert monitoring.deliver_new("away", run) == 2
-    assert got == [f"{run.run_id}:train:1", f"{run.run_id}:train:2"]
+def test_files_of_the_run_are_its_artifact(delivered: list[dict[str, Any]]) -> None:
+    """The report and the ledger are an artifact of the run, of which the same content makes no second version."""
+    assert [(one["name"], one["version"]) for one in delivered[1]["artifacts"]["output"]] == [("a-report", 0)]
