@@ -137,7 +137,7 @@ def _target(name: str, run: Run) -> str:
 
 def _state(name: str, run: Run) -> dict[str, int | str]:
     saved = run.path / f".delivered-{name}.json"
-    places = files.read_json(saved)["places"] if saved.is_file() else {}
+    places = files.read_json(saved).get("places", {}) if saved.is_file() else {}
     return dict(places.get(_target(name, run), {}))
 
 
@@ -147,6 +147,6 @@ def _offsets(name: str, run: Run) -> dict[str, int]:
 
 def _keep(name: str, run: Run, what: str, value: int | str) -> None:
     saved = run.path / f".delivered-{name}.json"
-    places = files.read_json(saved)["places"] if saved.is_file() else {}
+    places = files.read_json(saved).get("places", {}) if saved.is_file() else {}
     mine = {**places.get(_target(name, run), {}), what: value}
     files.write_json(saved, {"places": {**places, _target(name, run): mine}})

@@ -85,10 +85,13 @@ def _client(run: Run) -> Iterator[Any]:
         yield _connected(_address(run), *_tokens(run))
     except httpx.HTTPStatusError as error:
         _connected.cache_clear()
-        raise _refused(target, error.response) from None
+        raise _refused(run, error.response) from None
     except (httpx.HTTPError, ConnectionError) as error:
         _connected.cache_clear()
         raise Undelivered(f"Trackio on {target} does not answer ({_cause(error)})") from None
+    except RuntimeError as error:  # so the client tells of a page that is not there: a Space that starts, for one
+        _connected.cache_clear()
+        raise Undelivered(f"Trackio on {target} does not take this now ({_cause(error)})") from None
 
 
 @functools.lru_cache(maxsize=4)
@@ -133,14 +136,17 @@ def secret(name: str) -> str | None:
     return token or None
 
 
-def _refused(target: str, answer: httpx.Response) -> Undelivered:
+def _refused(run: Run, answer: httpx.Response) -> Undelivered:
     """What a server's refusal means."""
+    target = run.config.monitor.trackio
     try:
         said = str(answer.json()["error"])
     except (ValueError, KeyError, TypeError):
         said = answer.reason_phrase
-    if "write_token" in said or answer.status_code in (401, 403):
-        return Undelivered(f"Trackio on {target} does not let us write", "set TRACKIO_WRITE_TOKEN to its write token")
+    if "write_token" in said or "write access" in said or answer.status_code in (401, 403):
+        own = tracker_of(run.config) == "server"
+        remedy = "set TRACKIO_WRITE_TOKEN to its write token" if own else "see that HF_TOKEN may write there"
+        return Undelivered(f"Trackio on {target} does not let us write", remedy)
     return Undelivered(f"Trackio on {target} answers {answer.status_code}: {said.splitlines()[0][:200]}")
 
 

@@ -16,11 +16,12 @@ import secrets
 from typing import Any
 
 from smollm3_ft import hubclient
-from smollm3_ft.errors import Undelivered
+from smollm3_ft.errors import ConfigError, HubUnreachable, Undelivered
 
 MADE = "app.py"  # comes in one commit with all other files when everything else is set: where it is, nothing is missing
 FRESH = {"README.md", ".gitattributes"}  # what the Hub puts into a new Space
 MOUNT = "/data"
+PATIENCE = 30.0  # seconds in which the Hub is asked; then again with the next delivery
 
 
 @functools.lru_cache(maxsize=4)
@@ -29,17 +30,17 @@ def address(space: str, private: bool) -> str:
 
     Raises Undelivered, and asks again the next time.
     """
-    import httpx2
     from huggingface_hub import errors
 
     if own_token() is None:
         raise Undelivered(f"the Space {space} needs a token that may write to it", "set HF_TOKEN, or `hf auth login`")
     try:
-        found = _found_or_made(space, private)
-    except (errors.HfHubHTTPError, httpx2.TransportError, OSError) as error:
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        remedy = "see that HF_TOKEN may write there"
-        raise Undelivered(f"the Hub did not give us the Space {space} ({cause})", remedy) from None
+        found = hubclient.insist(lambda: _found_or_made(space, private), PATIENCE)
+    except ConfigError as error:
+        raise Undelivered(error.message) from None
+    except (HubUnreachable, errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        remedy = "see that HF_TOKEN may write there" if hubclient.is_forbidden(error) else ""
+        raise Undelivered(f"the Hub did not give us the Space {space} ({hubclient.cause(error)})", remedy) from None
     if found.sdk == "static":
         raise Undelivered(f"the Space {space} is frozen: it only shows", "name another one")
     if private and not found.private:
@@ -66,10 +67,9 @@ def space_token() -> str | None:
 
 
 def _found_or_made(space: str, private: bool) -> Any:
-    from huggingface_hub import HfApi, errors
+    from huggingface_hub import errors
 
-    hubclient.limit_waiting()
-    api = HfApi(token=own_token())
+    api = hubclient.api()
     try:
         found = api.space_info(space)
     except errors.RepositoryNotFoundError:
@@ -109,7 +109,7 @@ def files() -> dict[str, str]:
     readme = importlib.resources.files("trackio").joinpath("README.md").read_text(encoding="utf-8")
     readme = readme.replace("sdk_version: {GRADIO_VERSION}\n", "").replace("{APP_FILE}", MADE)
     return {
-        "README.md": readme.replace("{LINKED_HUB_METADATA}", ""),
+        "README.md": readme.replace("{LINKED_HUB_METADATA}", "").rstrip() + "\n",
         "requirements.txt": f"trackio[spaces]=={importlib.metadata.version('trackio')}\n",
         MADE: "import trackio\n\ntrackio.show()\n",
     }

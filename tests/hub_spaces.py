@@ -1,0 +1,60 @@
+"""What the loopback Hub does for Spaces, and for the buckets that keep their data: settings alone; nothing is built.
+
+What a Space was told stands in its repository's `created`.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import hub_reads
+from hub_model import Refusal, Request, Response, check_may_write, find_to_write
+
+NAME = r"(?P<name>[^/]+/[^/]+)"
+SPACE = rf"/api/(?P<kinds>spaces)/{NAME}"
+
+
+def secrets(request: Request) -> Any:
+    """Their names; values are written and never read back."""
+    kept = find_to_write(request).created.setdefault("secrets", {})
+    if request.body:
+        told = json.loads(request.body)
+        kept[told["key"]] = told["value"]
+    return {name: {"updatedAt": None} for name in kept}
+
+
+def variables(request: Request) -> Any:
+    kept = find_to_write(request).created.setdefault("variables", {})
+    if request.body:
+        told = json.loads(request.body)
+        kept[told["key"]] = told["value"]
+    return {name: {"value": value} for name, value in kept.items()}
+
+
+def volumes(request: Request) -> Any:
+    told = json.loads(request.body)["volumes"]
+    for volume in told:
+        if volume["type"] == "bucket" and ("bucket", volume["source"]) not in request.hub.repos:
+            raise Refusal(404, "RepoNotFound", f"There is no bucket {volume['source']}")
+    find_to_write(request).created["volumes"] = told
+    return {}
+
+
+def create_bucket(request: Request) -> Any:
+    name = request.part["name"]
+    check_may_write(request, name)
+    if ("bucket", name) in request.hub.repos:
+        return Response({"error": "This bucket is there", "url": f"{request.hub.url}/buckets/{name}"}, 409)
+    request.hub.repos["bucket", name] = json.loads(request.body)
+    return {"url": f"{request.hub.url}/buckets/{name}"}
+
+
+def routes(host: str) -> Mapping[str, Callable[[Request], Any]]:
+    """The routes of Spaces, all of which answer at `host`."""
+    return {
+        rf"(GET|POST) {SPACE}/secrets": secrets,
+        rf"(GET|POST) {SPACE}/variables": variables,
+        rf"PUT {SPACE}/volumes": volumes,
+        rf"POST /api/buckets/{NAME}": create_bucket,
+        rf"GET {SPACE}": lambda request: {**hub_reads.repo_info(request), "host": host},
+    }
