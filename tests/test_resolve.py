@@ -67,7 +67,6 @@ REFUSED = [
     "evaluate.general=builtin:general",
     "evaluate.gate={metric: loss}",
     "evaluate.harness=[arc_easy]",
-    "monitor.dataset=owner/experiments",
     "publish.target=hub",
     "publish.adapter=keep",
     "publish.quantize=[int8]",
