@@ -3,7 +3,6 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import pytest
 import torch
 from conftest import MakePlan
 from pairs_of_the_demo import capitals
-from trained import SIGNALLED, STEPS, Trained, attempt, undisturbed
+from several import Job, in_turn, killed_at, write_programs
+from trained import STEPS, Trained
 
 from smollm3_ft import evaluation, journal, losses, pairs, reference, scoring, shards, trainers
 from smollm3_ft.errors import ProcessDied
@@ -37,25 +37,17 @@ APO = {
 LORA = {"train__adapter": "lora", "train__lora": {"dropout": 0.1}, "train__loss": "sigmoid"}
 
 
-def killed(plan: TrainingPlan) -> Trained:
-    """Killed at its first checkpoint."""
-    return Trained(plan, [attempt(plan, "20", "checkpoint", "SIGKILL"), attempt(plan)])
-
-
 @pytest.fixture(scope="module")
-def runs_trained(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Trained]]:
-    """Runs trained on pairs, two at a time."""
+def runs_trained(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
+    """Runs trained on pairs: one as it is, one killed at its first checkpoint."""
     folder = tmp_path_factory.mktemp("dpo")
-    (folder / "signalled.py").write_text(SIGNALLED)
-    planned = {"killed": killed, "whole": undisturbed}
-    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as threads:
+    write_programs(folder)
+    whole, killed = (make_plan(folder / "runs", name, capitals(), **APO) for name in ("whole", "killed"))
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder))
-        patch.setenv("OMP_NUM_THREADS", "1")  # two at a time
-        futures = {
-            name: threads.submit(work, make_plan(folder / "runs", name, capitals(), **APO))
-            for name, work in planned.items()
-        }
-        yield {name: future.result() for name, future in futures.items()}
+        patch.setenv("OMP_NUM_THREADS", "1")
+        ends = in_turn(folder, {"whole": [Job(whole, 1)], "killed": killed_at(killed, "checkpoint", 20)})
+    return {"whole": Trained(whole, ends["whole"]), "killed": Trained(killed, ends["killed"])}
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,9 @@
 """With a patience, a training ends when validation gets worse, and its model is the best one."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 from conftest import MakePlan, facts
-from trained import EARLY, SIGNALLED, STEPS, Trained, killed_when_best, undisturbed
+from several import Job, in_turn, killed_at, write_programs
+from trained import EARLY, STEPS, Trained
 
 from smollm3_ft import checkpoints
 from smollm3_ft.errors import ProcessDied
@@ -14,21 +12,16 @@ pytestmark = pytest.mark.process
 
 
 @pytest.fixture(scope="module")
-def runs_trained(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Trained]]:
-    """The same training undisturbed and killed, side by side."""
+def runs_trained(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
+    """The same training undisturbed, and killed at its first two validations, before they were saved."""
     folder = tmp_path_factory.mktemp("early")
-    (folder / "signalled.py").write_text(SIGNALLED)
-    planned = {"early": undisturbed, "early killed": killed_when_best}
-    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as threads:
+    write_programs(folder)
+    early, killed = (make_plan(folder / "runs", name, facts(60), **{**STEPS, **EARLY}) for name in ("early", "killed"))
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder))
-        patch.setenv("OMP_NUM_THREADS", "1")  # two at a time
-        futures = {
-            name: threads.submit(
-                work, make_plan(folder / "runs", name.replace(" ", "-"), facts(60), **{**STEPS, **EARLY})
-            )
-            for name, work in planned.items()
-        }
-        yield {name: future.result() for name, future in futures.items()}
+        patch.setenv("OMP_NUM_THREADS", "1")
+        ends = in_turn(folder, {"early": [Job(early, 1)], "early killed": killed_at(killed, "eval", 3, 6)})
+    return {"early": Trained(early, ends["early"]), "early killed": Trained(killed, ends["early killed"])}
 
 
 def validations(trained: Trained) -> dict[int, float]:

@@ -1,23 +1,13 @@
 """A training that is killed, stopped or damaged ends as an undisturbed one does, bit for bit."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from conftest import MakePlan, facts
 from safetensors.numpy import load_file
-from trained import (
-    ONE_STEP,
-    SIGNALLED,
-    STEPS,
-    Trained,
-    disturbed,
-    killed,
-    of_other_code,
-    undisturbed,
-    with_smaller_batches,
-)
+from several import Job, in_turn, killed_at, write_programs
+from trained import ONE_STEP, SIGNALLED, STEPS, Trained, attempt, disturbed, with_smaller_batches
 
 from smollm3_ft import checkpoints, evaluation, files, fit, journal, records, scoring, shards
 from smollm3_ft.errors import ConfigError, ProcessDied, Stopped, TrainingError
@@ -26,32 +16,40 @@ pytestmark = pytest.mark.process
 
 
 @pytest.fixture(scope="module")
-def runs_trained(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Trained]]:
-    """Runs trained in different circumstances, two at a time."""
+def runs_trained(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
+    """Runs trained in different circumstances, one as the flow does it, the others beside it in turn."""
     folder = tmp_path_factory.mktemp("training")
     (folder / "signalled.py").write_text(SIGNALLED)
+    write_programs(folder)
     lora = {"train__adapter": "lora", "train__lora": {"r": 4, "dropout": 0.1}}
-    diverging = {"train__learning_rate": 1e9, "train__warmup_steps": 0, "train__logging_steps": 100}
-    planned = {
-        "disturbed": (disturbed, {}),
-        "whole": (undisturbed, {}),
-        "lora": (undisturbed, lora),
-        "lora killed": (killed, lora),
-        "one step": (undisturbed, ONE_STEP),
-        "diverging": (undisturbed, diverging),
-        "other code": (of_other_code, {}),
-        "smaller": (with_smaller_batches, {}),
+    given = {
+        "disturbed": {},
+        "whole": {},
+        "lora": lora,
+        "lora killed": lora,
+        "one step": ONE_STEP,
+        "diverging": {"train__learning_rate": 1e9, "train__warmup_steps": 0, "train__logging_steps": 100},
+        "other code": {},
+        "smaller": {},
     }
-    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as threads:
+    plans = {
+        name: make_plan(folder / "runs", name.replace(" ", "-"), facts(60), **{**STEPS, **more})
+        for name, more in given.items()
+    }
+    by_others = plans["other code"].model_copy(update={"code": "0" * 32})
+    fit.write(Path(by_others.folder) / "plan.json", by_others)
+    jobs = {name: [Job(plan, 1)] for name, plan in plans.items() if name != "disturbed"}
+    jobs["lora killed"] = killed_at(plans["lora killed"], "checkpoint", 8, 20)
+    jobs["smaller"] = killed_at(plans["smaller"], "checkpoint", 8)[:1]
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as thread:
         patch.setenv("PYTHONPATH", str(folder))
         patch.setenv("OMP_NUM_THREADS", "1")  # two at a time
-        futures = {
-            name: threads.submit(
-                work, make_plan(folder / "runs", name.replace(" ", "-"), facts(60), **{**STEPS, **given})
-            )
-            for name, (work, given) in planned.items()
-        }
-        yield {name: future.result() for name, future in futures.items()}
+        beside = thread.submit(disturbed, plans["disturbed"])
+        ends = in_turn(folder, jobs)
+        plans["smaller"] = with_smaller_batches(plans["smaller"])
+        ends["smaller"].append(attempt(plans["smaller"]))
+        ends["disturbed"] = beside.result().ends
+    return {name: Trained(plan, ends[name]) for name, plan in plans.items()}
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,9 @@ from smollm3_ft.fit import TrainingPlan
 
 # The training process, sent a signal by itself as soon as its journal holds a line: at the worst moment, every time.
 SIGNALLED = """
-import os, signal, sys
+import gc, os, signal, sys
+
+gc.disable()  # as the training process does, until it has imported
 from smollm3_ft import journal, processes, training
 
 number, kind, step = signal.Signals[sys.argv.pop()], sys.argv.pop(), int(sys.argv.pop())
@@ -111,25 +113,7 @@ def disturbed(plan: TrainingPlan) -> Trained:
     return Trained(plan, ends)
 
 
-def killed(plan: TrainingPlan) -> Trained:
-    """Killed at its second checkpoint, and at its last."""
-    return Trained(plan, [*(attempt(plan, step, "checkpoint", "SIGKILL") for step in ("8", "20")), attempt(plan)])
-
-
-def killed_when_best(plan: TrainingPlan) -> Trained:
-    """Killed at its first validation, before it is saved, and at the second."""
-    return Trained(plan, [*(attempt(plan, step, "eval", "SIGKILL") for step in ("3", "6")), attempt(plan)])
-
-
-def with_smaller_batches(plan: TrainingPlan) -> Trained:
-    """Killed at its second checkpoint, and gone on with half the micro-batch."""
-    end = attempt(plan, "8", "checkpoint", "SIGKILL")
+def with_smaller_batches(plan: TrainingPlan) -> TrainingPlan:
+    """The plan of an unfinished run that is to go on with half the micro-batch."""
     train = plan.config.train.model_copy(update={"batch_size": plan.settings.batch_size // 2})
-    smaller = fit.refitted(plan, plan.config.model_copy(update={"train": train}), devices.detect())
-    return Trained(smaller, [end, attempt(smaller)])
-
-
-def of_other_code(plan: TrainingPlan) -> Trained:
-    """Its plan was made by other code."""
-    fit.write(Path(plan.folder) / "plan.json", plan.model_copy(update={"code": "0" * 32}))
-    return undisturbed(plan)
+    return fit.refitted(plan, plan.config.model_copy(update={"train": train}), devices.detect())
