@@ -42,7 +42,8 @@ def of_command(words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     file: dict[str, Any] = {}
     first = next((word for word in words if "=" not in word), None)
     if first is not None:
-        words = [word for word in words if word is not first]
+        at = words.index(first)
+        words = [*words[:at], *words[at + 1 :]]
         if Path(first).is_file() or first.endswith((".yaml", ".yml")):
             file = read_file(Path(first))
         else:

@@ -1,6 +1,5 @@
 """A folder of runs beside a Prefect server, and the command that is run in it."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,6 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterName
+from prefect.client.schemas.sorting import FlowRunSort
 
 from flows import server
 from smollm3_ft import files
@@ -71,23 +73,15 @@ def opened(folder: Path) -> Iterator[House]:
 
 def task_states(house: House, name: str) -> list[dict[str, str]]:
     """For each flow run of that name, in the order of their starts: its own state's name and its tasks'."""
-    script = f"""
-import json
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterName
-from prefect.client.schemas.sorting import FlowRunSort
-with get_client(sync_client=True) as client:
-    named = FlowRunFilter(name=FlowRunFilterName(any_=[{name!r}]))
+    api, password = (house.environment[f"PREFECT_API_{word}"] for word in ("URL", "AUTH_STRING"))
+    named = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
     found = []
-    for run in client.read_flow_runs(flow_run_filter=named, sort=FlowRunSort.START_TIME_ASC):
-        tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])))
-        found.append({{"flow run": run.state_name}} | {{task.name: task.state_name for task in tasks}})
-print(json.dumps(found))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=house.environment, capture_output=True, text=True, check=True
-    )
-    return json.loads(done.stdout)  # type: ignore[no-any-return]  # as printed above
+    with SyncPrefectClient(api, auth_string=password) as client:
+        for run in client.read_flow_runs(flow_run_filter=named, sort=FlowRunSort.START_TIME_ASC):
+            tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])))
+            states = {"flow run": run.state_name, **{task.name: task.state_name for task in tasks}}
+            found.append({name: str(state) for name, state in states.items()})
+    return found
 
 
 def until(process: subprocess.Popen[str], words: str) -> None:

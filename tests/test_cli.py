@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from flows import cli
 from smollm3_ft import locks, resolve, runs
 
 pytestmark = pytest.mark.process
@@ -22,14 +24,34 @@ except SystemExit as stop:
 print("imported:", sorted({"torch", "prefect", "transformers", "datasets"} & set(sys.modules)))
 sys.exit(code)
 """
+Done = subprocess.CompletedProcess[str]
+Command = Callable[..., Done]
 
 
-def finetune(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def in_a_process(*words: str, **variables: str) -> Done:
     """Run the command in a process that says which heavy packages it imported."""
     environment = {**os.environ, "COLUMNS": "200", **variables}
     return subprocess.run(
         [sys.executable, "-c", WATCHED, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
     )
+
+
+@pytest.fixture
+def finetune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command in this process: for what it says."""
+    monkeypatch.chdir(ROOT)
+
+    def work(*words: str, **variables: str) -> Done:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["finetune", *words])
+        try:
+            code = cli.finetune()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Done(words, code, *capsys.readouterr())
+
+    return work
 
 
 @pytest.fixture
@@ -39,7 +61,7 @@ def runs_dir(tmp_path: Path) -> str:
 
 def test_an_unknown_key_is_answered_with_the_nearest_one(runs_dir: str) -> None:
     """Exit code 2, the key meant is named, and nothing heavy was imported to find out."""
-    done = finetune("train.learnig_rate=1", runs_dir)
+    done = in_a_process("train.learnig_rate=1", runs_dir)
     assert done.returncode == 2
     assert "train.learning_rate" in done.stderr
     assert "imported: []" in done.stdout
@@ -48,7 +70,7 @@ def test_an_unknown_key_is_answered_with_the_nearest_one(runs_dir: str) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     """`--help` names the options and imports neither torch nor Prefect."""
-    done = finetune("--help")
+    done = in_a_process("--help")
     assert done.returncode == 0
     assert "--accept-changes" in done.stdout
     assert "imported: []" in done.stdout
@@ -56,14 +78,14 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_plan_imports_nothing_heavy_and_spends_nothing(runs_dir: str, tmp_path: Path) -> None:
     """`--plan` for the demo shows its steps, and begins no run."""
-    done = finetune("--plan", runs_dir)
+    done = in_a_process("--plan", runs_dir)
     assert done.returncode == 0
     assert "steps" in done.stdout
     assert "imported: []" in done.stdout
     assert [path.name for path in (tmp_path / "runs").iterdir() if not path.name.startswith(".")] == []
 
 
-def test_plan_says_which_keys_came_from_the_environment(runs_dir: str) -> None:
+def test_plan_says_which_keys_came_from_the_environment(finetune: Command, runs_dir: str) -> None:
     """A variable that people know from other tools is named beside the key it gave."""
     done = finetune("--plan", runs_dir, LEARNING_RATE="1e-4")
     assert "train.learning_rate (LEARNING_RATE)" in done.stdout
@@ -83,7 +105,7 @@ def test_plan_says_which_keys_came_from_the_environment(runs_dir: str) -> None:
         (["demo", "demo"], "neither a recipe, a file, nor key=value"),
     ],
 )
-def test_a_mistake_is_one_clear_line(words: list[str], said: str, runs_dir: str) -> None:
+def test_a_mistake_is_one_clear_line(finetune: Command, words: list[str], said: str, runs_dir: str) -> None:
     """Exit code 2, one line on stderr, no traceback."""
     done = finetune(*words, *([] if any(w.startswith("runs_dir") for w in words) else [runs_dir]))
     assert done.returncode == 2, done.stderr
@@ -91,7 +113,7 @@ def test_a_mistake_is_one_clear_line(words: list[str], said: str, runs_dir: str)
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_file_that_is_not_yaml_is_named_with_its_line(tmp_path: Path, runs_dir: str) -> None:
+def test_a_file_that_is_not_yaml_is_named_with_its_line(finetune: Command, tmp_path: Path, runs_dir: str) -> None:
     """The line is where reading stopped."""
     path = tmp_path / "mine.yaml"
     path.write_text("train:\n  epochs: [1,\n")
@@ -100,7 +122,7 @@ def test_a_file_that_is_not_yaml_is_named_with_its_line(tmp_path: Path, runs_dir
     assert f"{path}:3: is not YAML" in done.stderr
 
 
-def test_empty_data_is_named(tmp_path: Path, runs_dir: str) -> None:
+def test_empty_data_is_named(finetune: Command, tmp_path: Path, runs_dir: str) -> None:
     """A file without rows fails at the step that reads it, with one line."""
     path = tmp_path / "empty.jsonl"
     path.write_text("")
@@ -109,7 +131,7 @@ def test_empty_data_is_named(tmp_path: Path, runs_dir: str) -> None:
     assert f"data.source: {path} has no rows" in done.stderr
 
 
-def test_the_same_name_with_another_configuration_lists_the_keys(tmp_path: Path) -> None:
+def test_the_same_name_with_another_configuration_lists_the_keys(finetune: Command, tmp_path: Path) -> None:
     """Exit code 2, and the key that differs with both values."""
     words = {"name": "mine", "runs_dir": str(tmp_path)}
     runs.begin(resolve.resolve(words, {}).config)
@@ -121,7 +143,7 @@ def test_the_same_name_with_another_configuration_lists_the_keys(tmp_path: Path)
 def test_a_run_that_another_process_works_on_is_left_alone(tmp_path: Path) -> None:
     """Exit code 1, naming the owner."""
     with locks.hold(tmp_path, "mine"):
-        done = finetune("name=mine", f"runs_dir={tmp_path}")
+        done = in_a_process("name=mine", f"runs_dir={tmp_path}")
     assert done.returncode == 1
     assert f"process {os.getpid()}" in done.stderr
 
@@ -130,14 +152,14 @@ def test_fresh_sets_the_old_run_aside(tmp_path: Path) -> None:
     """`--fresh` moves the folder and deletes nothing; a server that is not there then stops the new run, named."""
     run = runs.begin(resolve.resolve({"name": "mine", "runs_dir": str(tmp_path)}, {}).config)
     nowhere = "http://127.0.0.1:9/api"
-    done = finetune("name=mine", f"runs_dir={tmp_path}", "--fresh", PREFECT_API_URL=nowhere)
+    done = in_a_process("name=mine", f"runs_dir={tmp_path}", "--fresh", PREFECT_API_URL=nowhere)
     assert done.returncode == 1
     assert done.stderr.startswith(f"the Prefect server that PREFECT_API_URL names does not answer ({nowhere})")
     aside = [runs.read(path).run_id for path in (tmp_path / ".old").iterdir()]
     assert aside == [run.run_id]
 
 
-def test_fresh_with_a_mistake_leaves_the_run_where_it_is(tmp_path: Path) -> None:
+def test_fresh_with_a_mistake_leaves_the_run_where_it_is(finetune: Command, tmp_path: Path) -> None:
     """What is wrong is said before anything is moved."""
     run = runs.begin(resolve.resolve({"name": "mine", "runs_dir": str(tmp_path)}, {}).config)
     done = finetune("name=mine", f"runs_dir={tmp_path}", "data.source=nothing.jsonl", "--fresh")
@@ -145,7 +167,9 @@ def test_fresh_with_a_mistake_leaves_the_run_where_it_is(tmp_path: Path) -> None
     assert runs.read(tmp_path / "mine").run_id == run.run_id
 
 
-def test_a_recipes_configuration_is_not_asked_of_another_source(runs_dir: str, tmp_path: Path) -> None:
+def test_a_recipes_configuration_is_not_asked_of_another_source(
+    finetune: Command, runs_dir: str, tmp_path: Path
+) -> None:
     """`data.config` of a recipe belongs to the recipe's dataset; one's own rows plan without it."""
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     words = ("sft_lora", f"data.source={tmp_path / 'rows.jsonl'}", "model.name=builtin:tiny", "data.max_length=256")
@@ -153,13 +177,13 @@ def test_a_recipes_configuration_is_not_asked_of_another_source(runs_dir: str, t
     assert done.returncode == 0, done.stderr
 
 
-def test_a_value_from_the_environment_is_named_by_its_variable(runs_dir: str) -> None:
+def test_a_value_from_the_environment_is_named_by_its_variable(finetune: Command, runs_dir: str) -> None:
     """Nobody typed the key."""
     done = finetune("--plan", runs_dir, BATCH_SIZE="abc")
     assert "train.batch_size (from BATCH_SIZE): " in done.stderr
 
 
-def test_a_machine_may_say_what_is_read(tmp_path: Path, runs_dir: str) -> None:
+def test_a_machine_may_say_what_is_read(finetune: Command, tmp_path: Path, runs_dir: str) -> None:
     """With SMOLLM3_FT_READ_ROOTS, a source elsewhere is refused, also through `..`; the built-in ones are not."""
     allowed = tmp_path / "allowed"
     allowed.mkdir()

@@ -1,14 +1,16 @@
 """`smollm3-ft data SOURCE`: what is found is shown, whatever it is, and nothing else is asked for."""
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import facts, write_rows
+
+from flows import cli
 
 pytestmark = pytest.mark.process
 
@@ -24,27 +26,51 @@ except SystemExit as stop:
 print("imported:", sorted({"torch", "prefect", "transformers", "datasets"} & set(sys.modules)), file=sys.stderr)
 sys.exit(code)
 """
+Done = subprocess.CompletedProcess[str]
 MIXED = [*facts(20), {"question": "One?", "answer": "It is\t1."}, "{cut", {"prompt": "[red]x[/]", "completion": 5}]
 
 
 @pytest.fixture
-def look(tmp_path: Path, tiny: Path) -> Any:
-    """Runs the command on rows or a place, with the built-in model's folder as the model."""
+def words(tmp_path: Path, tiny: Path) -> Callable[..., list[str]]:
+    """What is typed to look at rows or a place, with the built-in model's folder as the model."""
 
-    def work(source: Any, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    def work(source: Any, *more: str) -> list[str]:
         place = source if isinstance(source, str) else write_rows(tmp_path / "rows.jsonl", source)
-        given = [str(place), f"runs_dir={tmp_path / 'runs'}", f"model.name={tiny}", *words]
-        environment = {**os.environ, "COLUMNS": "80", **variables}
-        return subprocess.run(
-            [sys.executable, "-c", WATCHED, *given], cwd=ROOT, env=environment, capture_output=True, text=True
-        )
+        return [str(place), f"runs_dir={tmp_path / 'runs'}", f"model.name={tiny}", *more]
 
     return work
 
 
-def test_the_ledger_as_json(look: Any) -> None:
+@pytest.fixture
+def look_apart(words: Any) -> Any:
+    """Runs the command in a process that says which heavy packages it imported."""
+
+    def work(*given: Any) -> Done:
+        command = [sys.executable, "-c", WATCHED, *words(*given)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    return work
+
+
+@pytest.fixture
+def look(words: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs the command in this process: for what it shows."""
+    monkeypatch.chdir(ROOT)
+
+    def work(*given: Any, **variables: str) -> Done:
+        for name, value in {"COLUMNS": "80", **variables}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["smollm3-ft", "data", *words(*given)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return Done(given, int(stop.value.code or 0), *capsys.readouterr())
+
+    return work
+
+
+def test_the_ledger_as_json(look_apart: Any) -> None:
     """With --json, stdout is the ledger's object with the head of the quarantine, and nothing else."""
-    done = look(MIXED, "--json", "data.max_bad_rows=1.0")
+    done = look_apart(MIXED, "--json", "data.max_bad_rows=1.0")
     told = json.loads(done.stdout)
     assert told["schema_version"] == 1
     (source,) = told["sources"]
@@ -86,7 +112,7 @@ def test_too_many_bad_rows(look: Any, tmp_path: Path) -> None:
     """Exit code 1, one line with the cause, what to do and where the quarantine is; nothing on stdout."""
     done = look(MIXED, "--json")
     assert (done.returncode, done.stdout) == (1, "")
-    (line, _) = done.stderr.splitlines()
+    (line,) = done.stderr.splitlines()
     assert "2 of 23 rows of" in line
     kept = Path(line.partition("the quarantine is ")[2])
     assert [json.loads(row)["line"] for row in kept.read_text().splitlines()] == [22, 23]
@@ -133,7 +159,7 @@ def test_a_file_may_say_what_the_data_is(look: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "words", "code", "said"),
+    ("source", "more", "code", "said"),
     [
         ("nothing.jsonl", [], 2, "data.source: there is no nothing.jsonl"),
         ([], [], 1, "has no rows"),
@@ -144,10 +170,16 @@ def test_a_file_may_say_what_the_data_is(look: Any, tmp_path: Path) -> None:
         ("missing.yaml", [], 2, "missing.yaml: cannot be read"),
     ],
 )
-def test_a_mistake_is_one_clear_line(look: Any, source: Any, words: list[str], code: int, said: str) -> None:
-    """The exit code says whose it is; nothing heavy was imported, and no traceback is shown."""
-    done = look(source, *words)
+def test_a_mistake_is_one_clear_line(look: Any, source: Any, more: list[str], code: int, said: str) -> None:
+    """The exit code says whose it is, and no traceback is shown."""
+    done = look(source, *more)
     assert (done.returncode, done.stdout) == (code, "")
-    (line, imported) = done.stderr.splitlines()
+    (line,) = done.stderr.splitlines()
     assert said in line
-    assert imported == "imported: []"
+
+
+def test_a_mistake_imports_nothing_heavy(look_apart: Any) -> None:
+    """To say what is wrong, neither torch nor Prefect is imported."""
+    done = look_apart(facts(9), "data.max_lenght=1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[1:] == ["imported: []"]

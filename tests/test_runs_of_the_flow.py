@@ -5,17 +5,21 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from conftest import resolved
 from house import FILES, REUSED, ROOT, House, opened, report_of, task_states, training_of, until
 from hub import hub
 
-from smollm3_ft import files
+from smollm3_ft import files, runs
 from smollm3_ft.builtin import tiny
 
 pytestmark = pytest.mark.process
 
-SHORT = ("train.max_steps=20", "train.save_steps=5")
+# At a steady rate: a step too many would change the weights.
+SHORT = ("train.max_steps=20", "train.save_steps=5", "train.scheduler=constant")
+UNPUBLISHED = (*SHORT, "publish.target=none")
 
 
 @pytest.fixture(scope="module")
@@ -24,72 +28,85 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         yield found
 
 
+class Ended(NamedTuple):
+    """A command that has ended: its process, its exit code and its output."""
+
+    pid: int
+    code: int
+    output: str
+
+
 @pytest.fixture(scope="module")
-def undisturbed(house: House) -> Path:
+def at_once(house: House) -> list[Ended]:
+    """Two commands for the same run of 20 steps, started at once."""
+    words = ("name=undisturbed", *SHORT)
+    with house.start(*words) as one, house.start(*words) as other:
+        outputs = [process.communicate(timeout=300)[0] for process in (one, other)]
+    ended = [Ended(p.pid, p.returncode, said) for p, said in zip((one, other), outputs, strict=True)]
+    assert 0 in [command.code for command in ended], outputs
+    return ended
+
+
+@pytest.fixture(scope="module")
+def undisturbed(house: House, at_once: list[Ended]) -> bytes:
     """The final weights of a run of 20 steps that nothing happened to."""
+    return (house.runs_dir / "undisturbed" / "model" / "model.safetensors").read_bytes()
+
+
+def test_of_two_commands_for_one_run_the_second_names_the_first(at_once: list[Ended]) -> None:
+    """Started at once, one does the work and the other exits 1 and says who does."""
+    done, refused = sorted(at_once, key=lambda command: command.code)
+    assert (done.code, refused.code) == (0, 1)
+    assert f"undisturbed is being worked on by process {done.pid}" in refused.output
+
+
+def test_what_is_gone_of_a_finished_run_comes_back(house: House, undisturbed: bytes) -> None:
+    """Without its weights it is trained again from the last checkpoint, without a step more, and published again."""
+    folder = house.runs_dir / "undisturbed"
+    card = (folder / "model" / "README.md").read_bytes()
+    (folder / "model" / "model.safetensors").write_bytes(b"damaged")
+    (folder / "report.html").unlink()
     code, output = house.run("name=undisturbed", *SHORT)
     assert code == 0, output
-    return house.runs_dir / "undisturbed" / "model" / "model.safetensors"
+    assert (folder / "model" / "model.safetensors").read_bytes() == undisturbed
+    assert (folder / "model" / "README.md").read_bytes() == card
+    assert (folder / "report.html").is_file()
 
 
-def test_another_run_shares_data_and_base_evaluation(house: House, undisturbed: Path) -> None:
-    """Another learning rate reuses what does not depend on it, and trains anew."""
-    code, output = house.run("name=faster", *SHORT, "train.learning_rate=1e-3")
+def test_another_run_shares_data_and_base_evaluation(house: House, undisturbed: bytes) -> None:
+    """Another learning rate reuses what does not depend on it, trains anew, and leaves the same files."""
+    words = ("name=faster", "train.learning_rate=1e-3", "train.max_steps=4", "publish.target=none")
+    code, output = house.run(*words)
     assert code == 0, output
     states = task_states(house, "faster")[0]
     assert [states[name] for name in REUSED] == ["Cached", "Cached", "Completed", "Completed"]
     missing = [name for name in FILES if not (house.runs_dir / "faster" / name).is_file()]
-    assert missing == []
+    assert missing == ["model/README.md"]  # the card, which publishing makes
 
 
-def test_of_two_commands_for_one_run_the_second_names_the_first(house: House) -> None:
-    """Started at once, one does the work and the other exits 1 and says who does."""
-    words = ("name=wanted", "train.max_steps=4")
-    with house.start(*words) as one, house.start(*words) as other:
-        outputs = [process.communicate(timeout=300)[0] for process in (one, other)]
-    codes = [one.returncode, other.returncode]
-    assert sorted(codes) == [0, 1], outputs
-    worker = (one, other)[codes.index(0)]
-    assert f"wanted is being worked on by process {worker.pid}" in outputs[codes.index(1)]
-
-
-def test_what_is_gone_of_a_finished_run_comes_back(house: House) -> None:
-    """Without its weights it is trained again from the last checkpoint, without a step more, and published again."""
-    words = ("name=mended", "train.max_steps=5", "train.scheduler=constant")
-    assert house.run(*words)[0] == 0
-    folder = house.runs_dir / "mended"
-    before = {name: (folder / name).read_bytes() for name in ("model/model.safetensors", "model/README.md")}
-    (folder / "model" / "model.safetensors").write_bytes(b"damaged")
-    (folder / "report.html").unlink()
-    code, output = house.run(*words)
-    assert code == 0, output
-    assert {name: (folder / name).read_bytes() for name in before} == before
-    assert (folder / "report.html").is_file()
-
-
-def test_a_killed_training_process_is_tried_again_from_its_checkpoint(house: House, undisturbed: Path) -> None:
+def test_a_killed_training_process_is_tried_again_from_its_checkpoint(house: House, undisturbed: bytes) -> None:
     """The task's retry goes on, and the final weights are an undisturbed run's, bit for bit."""
-    with house.start("name=killed", *SHORT) as process:
+    with house.start("name=killed", *UNPUBLISHED) as process:
         until(process, "step 5: checkpoint")
         training_of(house, "killed").kill()
         output = process.communicate(timeout=300)[0]
         assert process.returncode == 0, output
     assert report_of(house, "killed")["train"]["resumed_from"] >= 5
-    assert (house.runs_dir / "killed" / "model" / "model.safetensors").read_bytes() == undisturbed.read_bytes()
+    assert (house.runs_dir / "killed" / "model" / "model.safetensors").read_bytes() == undisturbed
 
 
-def test_a_killed_command_goes_on_when_it_is_typed_again(house: House, undisturbed: Path) -> None:
+def test_a_killed_command_goes_on_when_it_is_typed_again(house: House, undisturbed: bytes) -> None:
     """Earlier steps are not repeated, and the final weights are an undisturbed run's, bit for bit."""
-    with house.start("name=lost", *SHORT) as process:
+    with house.start("name=lost", *UNPUBLISHED) as process:
         until(process, "step 5: checkpoint")
         process.kill()
-    code, output = house.run("name=lost", *SHORT)
+    code, output = house.run("name=lost", *UNPUBLISHED)
     assert code == 0, output
     former, states = task_states(house, "lost")
     assert former["flow run"] == former["train"] == "Crashed"
     assert [states[name] for name in ("prepare data", "fit to device", "evaluate base")] == ["Cached"] * 3
     assert report_of(house, "lost")["train"]["resumed_from"] >= 5
-    assert (house.runs_dir / "lost" / "model" / "model.safetensors").read_bytes() == undisturbed.read_bytes()
+    assert (house.runs_dir / "lost" / "model" / "model.safetensors").read_bytes() == undisturbed
 
 
 @pytest.mark.parametrize(("told", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -155,22 +172,18 @@ def own_rows(tmp_path: Path) -> Path:
     return path
 
 
-def test_own_rows_are_fine_tuned_on(house: House, own_rows: Path) -> None:
-    """`data.source=rows.jsonl train.max_steps=20` is enough, and each row is accounted for."""
-    code, output = house.run("name=own", f"data.source={own_rows}", "train.max_steps=20")
+def test_own_rows_are_fine_tuned_on(house: House, own_rows: Path, tmp_path: Path) -> None:
+    """A file, or `data.source=rows.jsonl train.max_steps=20`, is enough and the same; each row is accounted for."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"name: own\ndata:\n  source: {own_rows}\ntrain:\n  max_steps: 20\n")
+    code, output = house.run(str(path))
     assert code == 0, output
+    words = ("name=own", f"data.source={own_rows}", "train.max_steps=20")
+    assert report_of(house, "own")["train"]["steps"] == 20
+    runs.check_same(runs.read(house.runs_dir / "own"), resolved(*words, f"runs_dir={house.runs_dir}"))
     ledger = files.read_json(house.runs_dir / "own" / "data" / "ledger.json")
     assert ledger["sources"][0]["kept"] == 200
     assert sum(ledger["splits"].values()) == 200
-
-
-def test_the_same_from_a_yaml_file(house: House, own_rows: Path, tmp_path: Path) -> None:
-    """A file says what the words say."""
-    path = tmp_path / "mine.yaml"
-    path.write_text(f"name: from-file\ndata:\n  source: {own_rows}\ntrain:\n  max_steps: 20\n")
-    code, output = house.run(str(path))
-    assert code == 0, output
-    assert report_of(house, "from-file")["train"]["steps"] == 20
 
 
 def test_a_model_and_a_dataset_from_the_hub(house: House, own_rows: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import MakePlan, facts
 from safetensors.numpy import load_file
-from several import Job, forked, launched, taken, write_programs
+from several import Job, forked, killed_at, launched, taken, write_programs
 from trained import Trained
 
 from smollm3_ft import checkpoints, devices, files, fit, order, processes, ranks, shards
@@ -40,6 +40,7 @@ def runs_trained(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) 
     write_programs(folder)
     given = {
         "one": {"train__batch_size": 4},
+        "one killed": {"train__batch_size": 4},
         "two": TWO,
         "disturbed": TWO,
         "sharded": SHARDED,
@@ -60,6 +61,7 @@ def runs_trained(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) 
             ends["disturbed"].append(launched(Job(plans["disturbed"], 2, signal)))
         killed = ("1", "checkpoint", "12", "SIGKILL"), ("0", "checkpoint", "20", "SIGKILL")
         jobs = {name: [Job(plan, plan.settings.processes)] for name, plan in plans.items()}
+        jobs["one killed"] = killed_at(plans["one killed"], "checkpoint", 12)
         for name, signals in {"sharded killed": killed, "sharded lora killed": killed[:1]}.items():
             jobs[name] = [*(Job(plans[name], 2, signal) for signal in signals), *jobs[name]]
         jobs["two"].append(Job(plans["two"], 1))
@@ -109,9 +111,9 @@ def test_counts_are_of_all_processes(runs_trained: dict[str, Trained]) -> None:
     assert one == two
 
 
-@pytest.mark.parametrize("name", ["one", "two", "disturbed", "sharded killed"])
+@pytest.mark.parametrize("name", ["one", "one killed", "two", "disturbed", "sharded killed"])
 def test_every_step_takes_the_sequences_that_are_said(runs_trained: dict[str, Trained], name: str) -> None:
-    """What goes through the processes' models is what `sequences_of_step` says, no sequence twice, none left out."""
+    """What goes through the models, killed and resumed within an epoch too, is what `sequences_of_step` says."""
     plan = runs_trained[name].plan
     rows = shards.read(Path(plan.prepared.folder) / "train.arrow")["input_ids"].to_pylist()
     steps = taken(plan, plan.settings.processes)
