@@ -75,9 +75,11 @@ def measured(folder: Path, home: Path, name: str, steps: int | None) -> Row:
     with there(folder, home, name) as of_server, folder.with_suffix(".log").open("wb") as log:
         load, cpu = os.getloadavg()[0], _cpu_of_children()
         before, began = of_server(), time.monotonic()
-        subprocess.run(command, cwd=HERE.parent, env=environment, stdout=log, stderr=log, check=True)
+        done = subprocess.run(command, cwd=HERE.parent, env=environment, stdout=log, stderr=log, check=False)
         ended, cpu = time.monotonic(), _cpu_of_children() - cpu
         cpu += of_server() - before
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}:\n{folder.with_suffix('.log').read_text()[-4000:]}")
     taken = {"wall_s": ended - began, "cpu_s": cpu, "load": load}
     return taken if name == "library" else taken | parts(files.read_json(clock)["bodies"], began, ended)
 

@@ -95,7 +95,7 @@ def deploy() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise FinetuneError(f"the deployments could not be registered: {(done.stdout + done.stderr).strip()}")
-    _say("Deployments: finetune/local, finetune/cuda, train/cuda")
+    _say("Deployments: finetune/local, finetune/cuda, train/cuda, publish/default")
 
 
 def work() -> None:

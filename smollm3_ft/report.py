@@ -205,9 +205,15 @@ def add_published(run: Run) -> None:
     told = files.read_json(run.path / "report.json")
     published = files.read_json_if_there(run.path / publishing.PUBLISHED)
     told["published"] = {key: published.get(key) for key in ("target", "repo", "commit", "verified")}
+    told |= {"links": links(run), "next_steps": next_steps(run, told["status"])}
     for name in ("report.md", "report.html"):
         files.write(run.path / name, render(name, run, told))
     files.write_json(run.path / "report.json", told)
+
+
+def read_steps(folder: Path) -> list[Step]:
+    """What became of each step, as a run's report has it."""
+    return [Step(**step) for step in _json(folder / "report.json").get("steps", [])]
 
 
 def read_failure(folder: Path) -> Failure | None:

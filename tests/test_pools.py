@@ -27,7 +27,13 @@ def test_what_is_registered() -> None:
     declared = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())["deployments"]
     names = {f"{one['entrypoint'].split(':')[1].removesuffix('_flow')}/{one['name']}": one for one in declared}
     pools = {name: one["work_pool"]["name"] for name, one in names.items()}
-    assert pools == pools | {"finetune/local": "default", "finetune/cuda": "default", "train/cuda": "cuda"}
+    expected = {
+        "finetune/local": "default",
+        "finetune/cuda": "default",
+        "train/cuda": "cuda",
+        "publish/default": "default",
+    }
+    assert pools == pools | expected
     assert names["finetune/cuda"]["work_pool"]["job_variables"]["env"]["SMOLLM3_FT_POOL"] == "cuda"
     assert [one["active"] for one in names["finetune/cuda"]["schedules"]] == [False]
     assert names["train/cuda"]["tags"] == ["cuda", "gpu"]

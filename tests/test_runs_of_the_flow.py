@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -184,6 +185,22 @@ def test_own_rows_are_fine_tuned_on(house: House, own_rows: Path, tmp_path: Path
     ledger = files.read_json(house.runs_dir / "own" / "data" / "ledger.json")
     assert ledger["sources"][0]["kept"] == 200
     assert sum(ledger["splits"].values()) == 200
+
+
+def test_a_run_that_could_not_publish_is_published_later(house: House, undisturbed: Path) -> None:
+    """It is trained and evaluated: it is published, verified, and completed, and its other steps are as they were."""
+    folder = undisturbed.parent.parent
+    before = files.read_json(folder / "report.json")
+    steps = [step | {"state": "Failed"} if step["name"] == "publish" else step for step in before["steps"]]
+    failed = {"status": "failed", "steps": steps, "published": {}, "failure": None}
+    files.write_json(folder / "report.json", before | failed)
+    (folder / "published.json").unlink()
+    script = f"from flows.publish import publish_flow; publish_flow({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=house.environment, check=True)
+    after = files.read_json(folder / "report.json")
+    assert (after["status"], after["published"]) == ("completed", before["published"])
+    states = [{step["name"]: step["state"] for step in report["steps"]} for report in (before, after)]
+    assert states[0] == states[1]
 
 
 def test_a_model_and_a_dataset_from_the_hub(house: House, own_rows: Path, tmp_path: Path) -> None:
