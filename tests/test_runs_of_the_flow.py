@@ -203,6 +203,22 @@ def test_a_run_that_could_not_publish_is_published_later(house: House, undisturb
     assert states[0] == states[1]
 
 
+def test_a_run_that_could_not_publish_is_published_later(house: House, undisturbed: Path) -> None:
+    """It is trained and evaluated: it is published, verified, and completed, and its other steps are as they were."""
+    folder = undisturbed.parent.parent
+    before = files.read_json(folder / "report.json")
+    steps = [step | {"state": "Failed"} if step["name"] == "publish" else step for step in before["steps"]]
+    failed = {"status": "failed", "steps": steps, "published": {}, "failure": None}
+    files.write_json(folder / "report.json", before | failed)
+    (folder / "published.json").unlink()
+    script = f"from flows.publish import publish_flow; publish_flow({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=house.environment, check=True)
+    after = files.read_json(folder / "report.json")
+    assert (after["status"], after["published"]) == ("completed", before["published"])
+    states = [{step["name"]: step["state"] for step in report["steps"]} for report in (before, after)]
+    assert states[0] == states[1]
+
+
 def test_a_model_and_a_dataset_from_the_hub(house: House, own_rows: Path, tmp_path: Path) -> None:
     """Both are pinned to the commits that there were, fetched, trained on, and named in the card."""
     (tmp_path / "model").mkdir()
