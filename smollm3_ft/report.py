@@ -213,7 +213,7 @@ def add_published(run: Run) -> None:
 
 def read_steps(folder: Path) -> list[Step]:
     """What became of each step, as a run's report has it."""
-    return [Step(**step) for step in _json(folder / "report.json").get("steps", [])]
+    return [Step(**step) for step in files.read_json_if_there(folder / "report.json").get("steps", [])]
 
 
 def read_failure(folder: Path) -> Failure | None:

@@ -44,10 +44,10 @@ class House(NamedTuple):
     runs_dir: Path
     environment: dict[str, str]
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
+    def start(self, *words: str, program: tuple[str, ...] = ("-m", "flows.finetune")) -> subprocess.Popen[str]:
         """Start the command; its lines can be read as they come."""
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.finetune", f"runs_dir={self.runs_dir}", *words],
+            [sys.executable, *program, f"runs_dir={self.runs_dir}", *words],
             cwd=ROOT,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -55,9 +55,9 @@ class House(NamedTuple):
             text=True,
         )
 
-    def run(self, *words: str) -> tuple[int, str]:
+    def run(self, *words: str, program: tuple[str, ...] = ("-m", "flows.finetune")) -> tuple[int, str]:
         """Run the command to its end: its exit code and its output."""
-        with self.start(*words) as process:
+        with self.start(*words, program=program) as process:
             output, _ = process.communicate(timeout=300)
             return process.returncode, output
 

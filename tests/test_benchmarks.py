@@ -129,3 +129,33 @@ def test_data_compares_every_row_and_tells_every_goal() -> None:
     assert all(row["device"] and row["precision"] and row["mask"] for row in found["rows"])
     assert sum(found["equality"]["compared"].values()) == 300
     assert found["goals"]["ids_equal"] == {"goal": "= 1", "value": 1, "met": True}, found["equality"]
+
+
+def test_orchestration_is_all_that_is_not_a_steps_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls to Prefect inside a body count, and so does what a step beside the training takes when it is over."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    orchestration = importlib.import_module("orchestration")
+
+    def body(began: float, ended: float, prefect_s: float = 0.0, beside: bool = False) -> dict[str, Any]:
+        return {"began": began, "ended": ended, "prefect_s": prefect_s, "beside": beside}
+
+    bodies = [body(14, 16, prefect_s=0.5), body(16, 25, beside=True), body(17, 20)]
+    found = orchestration.parts(bodies, 10.0, 26.0)
+    assert found["steps_s"] == 4.5
+    assert found["overhead_s"] == 11.5
+    parts = [found[name] for name in ("before_s", "between_s", "within_s", "after_s")]
+    assert parts == [4.0, 1.0, 0.5, 6.0]
+
+
+@pytest.mark.process
+def test_orchestration_runs_the_steps_without_prefect() -> None:
+    """The library alone makes a run; what was not measured judges no goal."""
+    found = measured("orchestration", "--runs", "1", "--steps", "2", "--only", "library")
+    assert found["schema_version"] == 1
+    assert found["versions"]["prefect"]
+    (row,) = found["rows"]
+    assert (row["contender"], row["runs"], row["overhead_s"]) == ("library", 1, None)
+    assert row["wall_s"] > 0
+    assert all(row[name] for name in ("device", "precision", "mask"))
+    assert list(found["goals"]) == ["overhead_own_server_s", "overhead_running_server_s"]
+    assert all((goal["value"], goal["met"]) == (None, False) for goal in found["goals"].values())

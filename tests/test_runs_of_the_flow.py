@@ -74,13 +74,33 @@ def test_what_is_gone_of_a_finished_run_comes_back(house: House, undisturbed: by
     assert (folder / "report.html").is_file()
 
 
-def test_another_run_shares_data_and_base_evaluation(house: House, undisturbed: bytes) -> None:
-    """Another learning rate reuses what does not depend on it, trains anew, and leaves the same files."""
+@pytest.fixture(scope="module")
+def faster(house: House, undisturbed: bytes) -> Path:
+    """A run of another learning rate than the undisturbed one's, under the benchmark's clock."""
+    there = house._replace(environment={**house.environment, "PYTHONPATH": str(ROOT)})
+    program = ("benchmarks/orchestration_clock.py", str(house.runs_dir.parent / "clock.json"))
     words = ("name=faster", "train.learning_rate=1e-3", "train.max_steps=4", "publish.target=none")
-    code, output = house.run(*words)
+    code, output = there.run(*words, program=program)
     assert code == 0, output
+    return house.runs_dir / "faster"
+
+
+def test_the_clock_sees_the_body_of_every_step(house: House, faster: Path) -> None:
+    """Each that was done once, and not longer than the step, which is the body and what Prefect does around it."""
+    bodies = files.read_json(house.runs_dir.parent / "clock.json")["bodies"]
+    steps = {step["name"]: step for step in files.read_json(faster / "report.json")["steps"]}
+    done = [name for name, step in steps.items() if not step["cached"]]
+    assert sorted(body["name"] for body in bodies) == sorted([*done, "report"])
+    took = {body["name"]: body["ended"] - body["began"] for body in bodies if body["name"] in steps}
+    assert all(seconds < steps[name]["seconds"] + 0.001 for name, seconds in took.items())  # rounded to a thousandth
+
+
+def test_another_run_shares_data_and_base_evaluation(house: House, faster: Path) -> None:
+    """Another learning rate reuses what does not depend on it, trains anew, and leaves the same files."""
     states = task_states(house, "faster")[0]
     assert [states[name] for name in REUSED] == ["Cached", "Cached", "Completed", "Completed"]
+    cached = {step["name"]: step["cached"] for step in report_of(house, "faster")["steps"]}
+    assert [cached[name] for name in REUSED] == [True, True, False, False]
     missing = [name for name in FILES if not (house.runs_dir / "faster" / name).is_file()]
     assert missing == ["model/README.md"]  # the card, which publishing makes
 
@@ -187,25 +207,9 @@ def test_own_rows_are_fine_tuned_on(house: House, own_rows: Path, tmp_path: Path
     assert sum(ledger["splits"].values()) == 200
 
 
-def test_a_run_that_could_not_publish_is_published_later(house: House, undisturbed: Path) -> None:
+def test_a_run_that_could_not_publish_is_published_later(house: House, undisturbed: bytes) -> None:
     """It is trained and evaluated: it is published, verified, and completed, and its other steps are as they were."""
-    folder = undisturbed.parent.parent
-    before = files.read_json(folder / "report.json")
-    steps = [step | {"state": "Failed"} if step["name"] == "publish" else step for step in before["steps"]]
-    failed = {"status": "failed", "steps": steps, "published": {}, "failure": None}
-    files.write_json(folder / "report.json", before | failed)
-    (folder / "published.json").unlink()
-    script = f"from flows.publish import publish_flow; publish_flow({str(folder)!r})"
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=house.environment, check=True)
-    after = files.read_json(folder / "report.json")
-    assert (after["status"], after["published"]) == ("completed", before["published"])
-    states = [{step["name"]: step["state"] for step in report["steps"]} for report in (before, after)]
-    assert states[0] == states[1]
-
-
-def test_a_run_that_could_not_publish_is_published_later(house: House, undisturbed: Path) -> None:
-    """It is trained and evaluated: it is published, verified, and completed, and its other steps are as they were."""
-    folder = undisturbed.parent.parent
+    folder = house.runs_dir / "undisturbed"
     before = files.read_json(folder / "report.json")
     steps = [step | {"state": "Failed"} if step["name"] == "publish" else step for step in before["steps"]]
     failed = {"status": "failed", "steps": steps, "published": {}, "failure": None}
