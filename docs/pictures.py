@@ -29,17 +29,22 @@ def flow_run_of(name: str) -> str:
     return str(max((run for run in runs if run.state_name == "Completed"), key=lambda run: run.total_run_time).id)
 
 
-def run_page(page: Page, here: server.Server, flow_run: str) -> None:
-    """Prefect's page of a flow run, logged in where the server asks."""
-    page.goto(f"{here.url}/v2/runs/flow-run/{flow_run}")
-    if here.password:
-        page.locator("input[type=password]").fill(here.password)
-        page.keyboard.press("Enter")
-        page.wait_for_url("**/v2/**")
-        page.wait_for_load_state("networkidle")
-        page.goto(f"{here.url}/v2/runs/flow-run/{flow_run}")
-    page.get_by_role("tab", name="Logs").wait_for()
+def opened(page: Page, here: server.Server, place: str) -> None:
+    """A page of Prefect's, logged in where the server asks."""
+    page.goto(f"{here.url}/v2/{place}")
     page.wait_for_load_state("networkidle")
+    login = page.locator("input[type=password]")
+    if here.password and login.count():
+        login.fill(here.password)
+        page.keyboard.press("Enter")
+        login.wait_for(state="detached")
+        page.goto(f"{here.url}/v2/{place}")
+    page.wait_for_load_state("networkidle")
+
+
+def run_page(page: Page, here: server.Server, flow_run: str) -> None:
+    opened(page, here, f"runs/flow-run/{flow_run}")
+    page.get_by_role("tab", name="Logs").wait_for()
     page.wait_for_timeout(3000)  # the graph is drawn after everything has arrived
     page.screenshot(path=PICTURES / "flow-run.png")
 

@@ -247,7 +247,7 @@ class Follower:
 
     def _update(self, drawing: bool = False) -> None:
         step, steps = self.last.get("step", 0), self.plan.settings.steps
-        words = f"{self.plan.name}: step {step:,} of {steps:,}, {self.last.get('figures', 'starting')}"
+        words = f"step {step:,}/{steps:,}: {self.last.get('figures', 'starting')}"
         share, self.updated = 100 * step / steps, time.monotonic()
         try:
             if self.progress is None:
@@ -264,8 +264,9 @@ class Follower:
         """The curve so far, in one artifact that changes: a new one each time would fill the run's page."""
         run = runs.read(Path(self.plan.folder))
         svg = base64.b64encode(str(pages.curves(reports.curves_of(run, "loss"))).encode()).decode()
-        shown = {name: value for name, value in self.last.items() if name != "figures"}
-        values = "\n".join(f"| {name.replace('_', ' ')} | {value:,.6g} |" for name, value in shown.items())
+        shown = {name: f"{value:,.6g}" for name, value in self.last.items() if name not in ("figures", "memory_bytes")}
+        shown["memory"] = files.gib(self.last["memory_bytes"])
+        values = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in shown.items())
         text = f"![loss by step](data:image/svg+xml;base64,{svg})\n\n| | last |\n|---|---|\n{values}\n"
         if self.metrics is None:
             self.metrics = create_markdown_artifact(text, key="metrics", description=f"Metrics of {self.plan.name}")  # type: ignore[assignment]

@@ -1,0 +1,178 @@
+"""Drives Prefect's pages from the form to a finished run, for the pictures of `ui.md`: `python docs/ui_pictures.py`.
+
+It starts a server and workers as `make up` does, in a folder of its own; fills in the form of `finetune/cuda`; follows
+the run; sees it fail, since something lies in the place where publishing writes its record; takes that away, and
+presses Retry. It ends with an error where a step was done twice or the run did not complete. It needs what `pictures.py` needs,
+and takes about five minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pictures import CHROMIUM, FLAGS, PICTURES, opened
+from PIL import Image
+from playwright.sync_api import Locator, Page, sync_playwright
+
+from flows import server, up
+from flows.session import SETTINGS
+
+NAME = "from-the-form"
+PATIENCE = 600
+Found = TypeVar("Found")
+
+
+def until(look: Callable[[], Found | None], what: str) -> Found:
+    """Wait for something to be there."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"{what} did not come about"
+        time.sleep(0.5)
+    return found
+
+
+def picture(page: Page, name: str) -> None:
+    """A screenshot when everything is drawn, in few colours and so small."""
+    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(2500)  # the graph moves to its place
+    path = PICTURES / f"{name}.png"
+    page.screenshot(path=path)
+    with Image.open(path) as shot:
+        shot.convert("RGB").quantize(128).save(path, optimize=True)
+
+
+def field(page: Page, *path: str) -> Locator:
+    """A field of the form by its key and those of its sections."""
+    found: Any = page
+    for key in path:
+        named = found.locator("div.group").filter(has=page.get_by_text(f"{key} (Optional)", exact=True))
+        found = named.last if key == path[-1] else named.first
+    return found  # type: ignore[no-any-return]
+
+
+def fill_in(page: Page, runs_dir: Path) -> None:
+    """A recipe, a name, the folder of runs, and two values; the rest stays empty."""
+    field(page, "recipe").get_by_text("Select", exact=True).click()
+    page.get_by_role("option", name="demo", exact=True).click()
+    field(page, "name").locator("textarea").fill(NAME)
+    field(page, "runs_dir").locator("textarea").fill(str(runs_dir))
+    field(page, "train", "learning_rate").locator("input").fill("0.002")
+    field(page, "train", "logging_steps").locator("input").fill("2")
+
+
+def flow_run(client: Any) -> Any:
+    """The run that the form started, when it bears its name."""
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterName
+
+    found = client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=["finetune"])),
+        flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[NAME])),
+    )
+    return found[0] if found else None
+
+
+def tasks(client: Any, run: Any) -> dict[str, list[str]]:
+    """The states of a flow run's tasks by their names."""
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    found: dict[str, list[str]] = {}
+    for one in client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))):
+        found.setdefault(one.name, []).append(str(one.state_name))
+    return found
+
+
+def artifact(client: Any, run: Any, key: str) -> Any:
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
+
+    of_the_run = ArtifactFilterFlowRunId(any_=[run.id])
+    only = ArtifactFilter(flow_run_id=of_the_run, key=ArtifactFilterKey(any_=[key]))
+    found = client.read_artifacts(artifact_filter=only)
+    return found[0] if found else None
+
+
+def seen(page: Page, here: server.Server, client: Any, runs_dir: Path) -> None:
+    """The whole of it, from the form to the finished run."""
+    deployment = client.read_deployment_by_name("finetune/cuda")
+    opened(page, here, f"deployments/deployment/{deployment.id}/run")
+    page.get_by_text("config", exact=True).wait_for()
+    fill_in(page, runs_dir)
+    page.mouse.wheel(0, -10_000)
+    picture(page, "ui-form")
+    page.get_by_role("button", name="Submit").click()
+    page.get_by_text("scheduled to start now").wait_for()
+
+    run = until(lambda: flow_run(client), "the run that the form asked for")
+    assert run.parameters["config"].keys() == {"recipe", "name", "runs_dir", "train"}, run.parameters
+    obstacle = runs_dir / NAME / "published.json"
+    obstacle.mkdir()
+    halfway = until(lambda: at_step(artifact(client, run, "training-progress"), 30), "a training that goes on")
+    opened(page, here, f"runs/flow-run/{run.id}")
+    picture(page, "ui-running")
+    opened(page, here, f"artifacts/artifact/{artifact(client, run, 'metrics').id}")
+    picture(page, "ui-loss")
+    opened(page, here, f"artifacts/artifact/{halfway.id}")
+    picture(page, "ui-progress")
+
+    until(lambda: client.read_flow_run(run.id).state.is_final(), "the end of the run that cannot publish")
+    failed = client.read_flow_run(run.id)
+    assert failed.state_name == "Failed", failed.state
+    before = tasks(client, run)
+    opened(page, here, f"runs/flow-run/{run.id}")
+    page.get_by_role("tab", name="Details").click()
+    picture(page, "ui-failed")
+    obstacle.rmdir()
+    page.get_by_role("button", name="Retry").first.click()
+    page.get_by_role("dialog").get_by_role("button", name="Retry").click()
+
+    until(lambda: client.read_flow_run(run.id).state_name == "Completed", "the end of the retried run")
+    opened(page, here, f"runs/flow-run/{run.id}")
+    page.get_by_role("tab", name="Task Runs").click()
+    picture(page, "ui-finished")
+    page.get_by_role("tab", name="Artifacts").click()
+    picture(page, "ui-artifacts")
+    check_what_ran(client, run, before)
+
+
+def at_step(progress: Any, percent: float) -> Any:
+    return progress if progress and float(progress.data) >= percent else None
+
+
+def check_what_ran(client: Any, run: Any, before: dict[str, list[str]]) -> None:
+    """What had been done before the failure was done once; what failed, and what follows, a second time."""
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+
+    after = tasks(client, run)
+    for name, states in sorted(after.items()):
+        sys.stdout.write(f"{name:<26} {', '.join(states)}\n")
+    for name in ("resolve configuration", "plan", "prepare data", "train"):
+        assert before[name] == ["Completed"], (name, before[name])
+        assert sorted(after[name]) == ["Cached", "Completed"], (name, after[name])
+    assert sorted(after["publish"]) == ["Completed", "Failed"], after["publish"]
+    parent = FlowRunFilterParentFlowRunId(any_=[run.id])
+    (child,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=parent))
+    assert (child.state_name, child.run_count) == ("Completed", 1), child
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        runs_dir = Path(folder) / "runs"
+        os.environ |= {"PREFECT_HOME": f"{folder}/prefect", **SETTINGS}
+        os.environ.pop("PREFECT_API_URL", None)
+        with server.running(runs_dir) as here, sync_playwright() as play:
+            from prefect.client.orchestration import get_client
+
+            up.deploy()
+            with up.workers(), get_client(sync_client=True) as client:
+                browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+                seen(browser.new_page(viewport={"width": 1300, "height": 900}), here, client, runs_dir)
+                browser.close()
+
+
+if __name__ == "__main__":
+    main()
