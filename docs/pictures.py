@@ -29,21 +29,19 @@ def flow_run_of(name: str) -> str:
     return str(max((run for run in runs if run.state_name == "Completed"), key=lambda run: run.total_run_time).id)
 
 
-def opened(page: Page, here: server.Server, place: str) -> None:
-    """A page of Prefect's, logged in where the server asks."""
-    page.goto(f"{here.url}/v2/{place}")
-    page.wait_for_load_state("networkidle")
-    login = page.locator("input[type=password]")
-    if here.password and login.count():
-        login.fill(here.password)
+def log_in(page: Page, here: server.Server) -> None:
+    """With the password that a server of ours asks for."""
+    page.goto(f"{here.url}/v2/runs")
+    if here.password:
+        page.locator("input[type=password]").fill(here.password)
         page.keyboard.press("Enter")
-        login.wait_for(state="detached")
-        page.goto(f"{here.url}/v2/{place}")
-    page.wait_for_load_state("networkidle")
+    page.get_by_role("link", name="Deployments").wait_for()
 
 
 def run_page(page: Page, here: server.Server, flow_run: str) -> None:
-    opened(page, here, f"runs/flow-run/{flow_run}")
+    """Prefect's page of a flow run."""
+    log_in(page, here)
+    page.goto(f"{here.url}/v2/runs/flow-run/{flow_run}")
     page.get_by_role("tab", name="Logs").wait_for()
     page.wait_for_timeout(3000)  # the graph is drawn after everything has arrived
     page.screenshot(path=PICTURES / "flow-run.png")

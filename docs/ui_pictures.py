@@ -2,8 +2,8 @@
 
 It starts a server and workers as `make up` does, in a folder of its own; fills in the form of `finetune/cuda`; follows
 the run; sees it fail, since something lies in the place where publishing writes its record; takes that away, and
-presses Retry. It ends with an error where a step was done twice or the run did not complete. It needs what `pictures.py` needs,
-and takes about five minutes on two cores.
+presses Retry. It ends with an error where a step was done twice or the run did not complete. It needs what
+`pictures.py` needs, and takes about five minutes on two cores.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pictures import CHROMIUM, FLAGS, PICTURES, opened
+from pictures import CHROMIUM, FLAGS, PICTURES, log_in
 from PIL import Image
 from playwright.sync_api import Locator, Page, sync_playwright
 
@@ -51,8 +51,8 @@ def field(page: Page, *path: str) -> Locator:
     """A field of the form by its key and those of its sections."""
     found: Any = page
     for key in path:
-        named = found.locator("div.group").filter(has=page.get_by_text(f"{key} (Optional)", exact=True))
-        found = named.last if key == path[-1] else named.first
+        label = found.get_by_text(f"{key} (Optional)", exact=True).first
+        found = label.locator("xpath=ancestor::div[contains(@class, 'group')][1]")
     return found  # type: ignore[no-any-return]
 
 
@@ -98,11 +98,12 @@ def artifact(client: Any, run: Any, key: str) -> Any:
 
 def seen(page: Page, here: server.Server, client: Any, runs_dir: Path) -> None:
     """The whole of it, from the form to the finished run."""
+    log_in(page, here)
     deployment = client.read_deployment_by_name("finetune/cuda")
-    opened(page, here, f"deployments/deployment/{deployment.id}/run")
+    page.goto(f"{here.url}/v2/deployments/deployment/{deployment.id}/run")
     page.get_by_text("config", exact=True).wait_for()
     fill_in(page, runs_dir)
-    page.mouse.wheel(0, -10_000)
+    page.get_by_text("Parameters", exact=True).scroll_into_view_if_needed()
     picture(page, "ui-form")
     page.get_by_role("button", name="Submit").click()
     page.get_by_text("scheduled to start now").wait_for()
@@ -112,18 +113,18 @@ def seen(page: Page, here: server.Server, client: Any, runs_dir: Path) -> None:
     obstacle = runs_dir / NAME / "published.json"
     obstacle.mkdir()
     halfway = until(lambda: at_step(artifact(client, run, "training-progress"), 30), "a training that goes on")
-    opened(page, here, f"runs/flow-run/{run.id}")
+    page.goto(f"{here.url}/v2/runs/flow-run/{run.id}")
     picture(page, "ui-running")
-    opened(page, here, f"artifacts/artifact/{artifact(client, run, 'metrics').id}")
+    page.goto(f"{here.url}/v2/artifacts/artifact/{artifact(client, run, 'metrics').id}")
     picture(page, "ui-loss")
-    opened(page, here, f"artifacts/artifact/{halfway.id}")
+    page.goto(f"{here.url}/v2/artifacts/artifact/{halfway.id}")
     picture(page, "ui-progress")
 
     until(lambda: client.read_flow_run(run.id).state.is_final(), "the end of the run that cannot publish")
     failed = client.read_flow_run(run.id)
     assert failed.state_name == "Failed", failed.state
     before = tasks(client, run)
-    opened(page, here, f"runs/flow-run/{run.id}")
+    page.goto(f"{here.url}/v2/runs/flow-run/{run.id}")
     page.get_by_role("tab", name="Details").click()
     picture(page, "ui-failed")
     obstacle.rmdir()
@@ -131,7 +132,7 @@ def seen(page: Page, here: server.Server, client: Any, runs_dir: Path) -> None:
     page.get_by_role("dialog").get_by_role("button", name="Retry").click()
 
     until(lambda: client.read_flow_run(run.id).state_name == "Completed", "the end of the retried run")
-    opened(page, here, f"runs/flow-run/{run.id}")
+    page.goto(f"{here.url}/v2/runs/flow-run/{run.id}")
     page.get_by_role("tab", name="Task Runs").click()
     picture(page, "ui-finished")
     page.get_by_role("tab", name="Artifacts").click()

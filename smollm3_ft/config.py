@@ -205,7 +205,7 @@ class Compute(Section):
 
 
 class Config(Section):
-    """Everything a run is told. What is left empty is the recipe's to say; `Config()` is the recipe `demo`."""
+    """Everything a run is told. What is left empty is the recipe's to say; where none is named, it is demo."""
 
     recipe: Recipe = Field("demo", description="Where every value comes from that is left empty")
     name: RunName | None = Field(None, description="The run's folder; letters, digits, '.', '_' and '-'")
