@@ -107,7 +107,7 @@ def seen(page: Page, here: server.Server, client: Any, runs_dir: Path) -> None:
     page.get_by_text("Parameters", exact=True).scroll_into_view_if_needed()
     picture(page, "ui-form")
     page.get_by_role("button", name="Submit").click()
-    page.get_by_text("scheduled to start now").wait_for()
+    page.wait_for_url("**?tab=Runs")  # of the deployment, where it shows
 
     run = until(lambda: flow_run(client), "the run that the form asked for")
     arrived = {key: value for key, value in run.parameters["config"].items() if value != {}}
@@ -173,7 +173,9 @@ def main() -> None:
             up.deploy()
             with up.workers(), get_client(sync_client=True) as client:
                 browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-                seen(browser.new_page(viewport={"width": 1300, "height": 900}), here, client, runs_dir)
+                page = browser.new_page(viewport={"width": 1300, "height": 900})
+                page.set_default_timeout(120_000)
+                seen(page, here, client, runs_dir)
                 browser.close()
 
 
