@@ -24,7 +24,7 @@ from flows import server, up
 from flows.session import SETTINGS
 
 NAME = "from-the-form"
-VALUES = {"learning_rate": 0.002, "logging_steps": 2}
+VALUES = {"learning_rate": 0.002, "max_steps": 150, "logging_steps": 2}
 PATIENCE = 600
 Found = TypeVar("Found")
 
@@ -107,7 +107,6 @@ def seen(page: Page, here: server.Server, client: Any, runs_dir: Path) -> None:
     page.get_by_text("Parameters", exact=True).scroll_into_view_if_needed()
     picture(page, "ui-form")
     page.get_by_role("button", name="Submit").click()
-    page.wait_for_url("**?tab=Runs")  # of the deployment, where it shows
 
     run = until(lambda: flow_run(client), "the run that the form asked for")
     arrived = {key: value for key, value in run.parameters["config"].items() if value != {}}
@@ -130,8 +129,9 @@ def seen(page: Page, here: server.Server, client: Any, runs_dir: Path) -> None:
     page.get_by_role("tab", name="Details").click()
     picture(page, "ui-failed")
     obstacle.rmdir()
-    page.get_by_role("button", name="Retry").first.click()
-    page.get_by_role("dialog").get_by_role("button", name="Retry").click()
+    page.get_by_role("button", name="Open menu").first.click()
+    page.get_by_role("menuitem", name="Retry").click()
+    page.get_by_role("alertdialog").get_by_role("button", name="Retry").click()
 
     until(lambda: client.read_flow_run(run.id).state_name == "Completed", "the end of the retried run")
     page.goto(f"{here.url}/v2/runs/flow-run/{run.id}")
