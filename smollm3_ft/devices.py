@@ -103,19 +103,27 @@ def machines() -> int:
 
 @contextmanager
 def driver() -> Iterator[list[Any]]:
-    """Handles of the visible GPUs; none where there is no NVIDIA driver."""
+    """Handles of the GPUs that a training process here sees, in its order; none where there is no NVIDIA driver."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         yield []
         return
     try:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        indices = range(pynvml.nvmlDeviceGetCount())
-        chosen = [i for i in indices if visible is None or str(i) in visible.split(",")]
-        yield [pynvml.nvmlDeviceGetHandleByIndex(index) for index in chosen]
+        yield list(_visible())
     finally:
         pynvml.nvmlShutdown()
+
+
+def _visible() -> Iterator[Any]:
+    """CUDA_VISIBLE_DEVICES has indices or UUIDs; CUDA stops at the first that is none."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    for name in map(str, range(pynvml.nvmlDeviceGetCount())) if named is None else named.split(","):
+        by = pynvml.nvmlDeviceGetHandleByIndex if name.strip().isdigit() else pynvml.nvmlDeviceGetHandleByUUID
+        try:
+            yield by(int(name) if name.strip().isdigit() else name.strip())
+        except pynvml.NVMLError:
+            return
 
 
 def free_disk(folder: Path) -> int:

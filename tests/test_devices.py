@@ -58,3 +58,35 @@ def test_a_gpu_is_found_by_its_driver(monkeypatch: pytest.MonkeyPatch, name: str
     assert (found.kind, found.name, found.memory) == ("cuda", name, 80 * 2**30)
     assert found.flops == flops * devices.USUAL_SHARE
     assert found.fused == devices.has_fused_kernels()
+
+
+@pytest.mark.parametrize(
+    ("visible", "seen"),
+    [
+        (None, ["card 0", "card 1", "card 2"]),
+        ("2,0", ["card 2", "card 0"]),
+        ("GPU-b", ["card 1"]),
+        ("1,7,0", ["card 1"]),
+        ("", []),
+        ("-1", []),
+    ],
+)
+def test_the_cards_that_a_training_sees(monkeypatch: pytest.MonkeyPatch, visible: str | None, seen: list[str]) -> None:
+    """Those that CUDA_VISIBLE_DEVICES names, by number or UUID, in its order, up to one that there is not."""
+    cards = {0: "card 0", 1: "card 1", 2: "card 2", "GPU-a": "card 0", "GPU-b": "card 1", "GPU-c": "card 2"}
+
+    def find(name: int | str) -> str:
+        if name not in cards:
+            raise devices.pynvml.NVMLError(devices.pynvml.NVML_ERROR_INVALID_ARGUMENT)
+        return cards[name]
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    for name in ("nvmlInit", "nvmlShutdown"):
+        monkeypatch.setattr(devices.pynvml, name, lambda: None)
+    monkeypatch.setattr(devices.pynvml, "nvmlDeviceGetCount", lambda: 3)
+    for name in ("nvmlDeviceGetHandleByIndex", "nvmlDeviceGetHandleByUUID"):
+        monkeypatch.setattr(devices.pynvml, name, find)
+    with devices.driver() as handles:
+        assert handles == seen

@@ -12,6 +12,7 @@ import pytest
 from conftest import resolved
 from house import FILES, REUSED, ROOT, House, opened, report_of, task_states, training_of, until
 from hub import hub
+from trackios import TOKEN, Server, points
 
 from smollm3_ft import files, runs
 from smollm3_ft.builtin import tiny
@@ -116,13 +117,30 @@ def test_a_killed_training_process_is_tried_again_from_its_checkpoint(house: Hou
     assert (house.runs_dir / "killed" / "model" / "model.safetensors").read_bytes() == undisturbed
 
 
-def test_a_killed_command_goes_on_when_it_is_typed_again(house: House, undisturbed: bytes) -> None:
-    """Earlier steps are not repeated, and the final weights are an undisturbed run's, bit for bit."""
-    with house.start("name=lost", *UNPUBLISHED) as process:
+def test_a_killed_command_goes_on_when_it_is_typed_again(
+    house: House, undisturbed: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Earlier steps are not repeated, and the final weights are an undisturbed run's, bit for bit.
+
+    Trackio's server, which came up after the kill, has one run with every step once, and the report.
+    """
+    server = Server(tmp_path_factory.mktemp("trackio"))
+    there = house._replace(environment={**house.environment, "TRACKIO_WRITE_TOKEN": TOKEN})
+    words = ("name=lost", *UNPUBLISHED, "train.logging_steps=1", f"monitor.trackio={server.url}")
+    with there.start(*words) as process:
         until(process, "step 5: checkpoint")
         process.kill()
-    code, output = house.run("name=lost", *UNPUBLISHED)
+    server.start()
+    code, output = there.run(*words)
     assert code == 0, output
+    run = runs.read(house.runs_dir / "lost")
+    assert server.points(run.run_id) == points(run)
+    losses = [step for step, name, *_ in server.points(run.run_id) if name == "train/loss"]
+    assert losses == list(range(1, 21))
+    assert [one["name"] for one in server.ask("get_runs_for_project")] == ["lost"]
+    assert server.ask("get_run_artifacts", run_id=run.run_id)["output"]
+    server.kill()
+    assert report_of(house, "lost")["monitoring"]["trackio"]["waiting"] == 0
     former, states = task_states(house, "lost")
     assert former["flow run"] == former["train"] == "Crashed"
     assert [states[name] for name in ("prepare data", "fit to device", "evaluate base")] == ["Cached"] * 3
@@ -144,6 +162,24 @@ def test_an_interrupted_command_says_how_to_go_on(house: House, told: signal.Sig
     assert report_of(house, name)["status"] == "interrupted"
     assert report_of(house, name)["failure"] is None
     assert not training.is_running()
+
+
+def test_a_tracker_that_is_away_keeps_no_run_from_its_end(house: House) -> None:
+    """The run is completed; its step says what is wrong, the report what waits, and the journal has it."""
+    away = Server(house.runs_dir.parent / "nowhere")
+    code, output = house.run("name=alone", "train.max_steps=4", "train.logging_steps=1", f"monitor.trackio={away.url}")
+    assert code == 0, output
+    assert f"Trackio on {away.url} does not answer" in output
+    assert report_of(house, "alone")["status"] == "completed"
+    standing = report_of(house, "alone")["monitoring"]["trackio"]
+    assert (standing["target"], standing["delivered"]) == (away.url, 0)
+    assert standing["waiting"] > 4
+    states = task_states(house, "alone")[0]
+    assert (states["flow run"], states["configure tracker"], states["monitor trackio"]) == (
+        "Completed",
+        "Completed",
+        "Failed",
+    )
 
 
 @pytest.fixture(scope="module")

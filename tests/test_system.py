@@ -1,7 +1,10 @@
 """The machine is sampled as it is, as often as asked, and once more at the end."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -57,3 +60,35 @@ def test_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
     """The disk of a run is that of the nearest folder there is."""
     free = system.sample(tmp_path / "not" / "yet", [])["disk_free_bytes"]
     assert free == pytest.approx(system.sample(tmp_path, [])["disk_free_bytes"], rel=0.01)
+
+
+def test_a_card_that_cannot_tell_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its driver does not know is left out, and the rest is there."""
+
+    def unknown(*_: object) -> None:
+        raise system.pynvml.NVMLError_NotSupported
+
+    monkeypatch.setattr(system.pynvml, "nvmlDeviceGetUtilizationRates", unknown)
+    monkeypatch.setattr(system.pynvml, "nvmlDeviceGetMemoryInfo", lambda _: SimpleNamespace(used=2**30))
+    monkeypatch.setattr(system.pynvml, "nvmlDeviceGetPowerUsage", lambda _: 350_000)
+    monkeypatch.setattr(system.pynvml, "nvmlDeviceGetTemperature", unknown)
+    values = system.sample(tmp_path, ["a handle"])
+    found = {name: value for name, value in values.items() if name.startswith("gpu")}
+    assert found == {"gpu0_memory_bytes": 2**30, "gpu0_watts": 350.0}
+
+
+def test_only_the_cards_in_use_are_sampled(tmp_path: Path, host: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the cards that are seen, as many as there are processes that train."""
+
+    @contextmanager
+    def eight() -> Iterator[list[int]]:
+        yield list(range(8))
+
+    monkeypatch.setattr(system.devices, "driver", eight)
+    monkeypatch.setattr(system, "_gpu", lambda handle: {"percent": float(handle)})
+    stop = threading.Event()
+    stop.set()
+    system.watch(host, tmp_path, 60, stop, processes=2)
+    host.close()
+    (record,) = journal.read(tmp_path / "host.jsonl")
+    assert [name for name in record.values if name.startswith("gpu")] == ["gpu0_percent", "gpu1_percent"]

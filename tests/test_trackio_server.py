@@ -6,12 +6,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import configure
 from hub import hub
-from trackios import TOKEN, Server
+from trackios import TOKEN, Server, points
 
 from smollm3_ft import journal, report, runs
 from smollm3_ft.errors import Undelivered
@@ -67,12 +66,6 @@ def go_on(run: Run, first: int, last: int) -> None:
             host.write("system", {"cpu_percent": float(step)})
         metrics.write("eval", {"loss": 2 / last}, last)
         metrics.write("alert", {"what": f"look at {last}", "level": "warning"}, last)
-
-
-def points(run: Run) -> list[tuple[int | None, str, float, Any]]:
-    """Every value of the journal by step: step, name, time, value."""
-    records = [r for r in journal.read(run.path / "metrics.jsonl") if r.kind in ("train", "eval")]
-    return sorted((r.step, f"{r.kind}/{key}", r.time, v) for r in records for key, v in r.values.items())
 
 
 def check_all_there(server: Server, run: Run) -> None:

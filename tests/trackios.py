@@ -9,6 +9,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from smollm3_ft import journal
+from smollm3_ft.runs import Run
+
 PROJECT = "smollm3-ft"
 TOKEN = "the-write-token"
 SHOW = "import sys, trackio; trackio.show(open_browser=False, block_thread=True, server_port=int(sys.argv[1]))"
@@ -18,6 +21,12 @@ def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
+
+
+def points(run: Run) -> list[tuple[int | None, str, float, Any]]:
+    """Every value of the run's journal by step: step, name, the time it was logged, and what it was."""
+    records = [r for r in journal.read(run.path / "metrics.jsonl") if r.kind in ("train", "eval")]
+    return sorted((r.step, f"{r.kind}/{key}", r.time, v) for r in records for key, v in r.values.items())
 
 
 class Server:
@@ -57,7 +66,7 @@ class Server:
             return json.loads(answer.read())["data"]
 
     def points(self, run_id: str) -> list[tuple[int, str, float, Any]]:
-        """Every value by step: step, name, the time it was logged, and what it was."""
+        """The same of what the server has."""
         logs = self.ask("get_logs", run=None, run_id=run_id)
         return sorted(
             (log["step"], name, log["wall_time"], value)
