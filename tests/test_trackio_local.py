@@ -58,6 +58,7 @@ def delivered(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         for step in steps:
             metrics.write("train", {"loss": 1 / step, "grad_norm": float("nan")}, step)
             metrics.write("event", {"what": "checkpoint"}, step)
+            metrics.write("event", {"what": "resumed"}, step)
             host.write("system", {"cpu_percent": float(step)})
         metrics.write("eval", {"loss": 2 / step}, step)
         found.append(deliver(run))
@@ -68,7 +69,7 @@ def delivered(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 def test_only_what_is_new_is_delivered(delivered: list[dict[str, Any]]) -> None:
     """What was delivered before is not delivered again, in the same process or the next."""
-    assert [one["numbers"] for one in delivered] == [[7, 0], [4, 0]]
+    assert [one["numbers"] for one in delivered] == [[9, 0], [5, 0]]
 
 
 def test_each_record_once(delivered: list[dict[str, Any]]) -> None:
@@ -116,10 +117,10 @@ local_trackio.storage(Path(sys.argv[2]))
     assert f"Trackio writes to {tmp_path / 'a'} in this process, not to {tmp_path / 'b'}" in done.stderr
 
 
-def test_alerts_and_events_once(delivered: list[dict[str, Any]]) -> None:
-    """Alerts are there once each, and events as alerts of the lowest level, at their steps."""
+def test_events_once(delivered: list[dict[str, Any]]) -> None:
+    """Events are there once each, as alerts of the lowest level at their steps; checkpoints are not."""
     found = [(alert["step"], alert["title"], alert["level"]) for alert in delivered[1]["alerts"]]
-    assert sorted(found) == [(10, "checkpoint", "info"), (20, "checkpoint", "info"), (30, "checkpoint", "info")]
+    assert sorted(found) == [(10, "resumed", "info"), (20, "resumed", "info"), (30, "resumed", "info")]
 
 
 def test_files_of_the_run_are_its_artifact(delivered: list[dict[str, Any]]) -> None:

@@ -1,7 +1,8 @@
 """What Trackio is told of a run, wherever it is: entries of its own interface, made of the journals' records.
 
 One project holds all runs. A run goes under its name and its `run_id`, so another one of the same name is another one.
-Every entry has the id of its record: Trackio takes each id once. Events are alerts of the level `info`.
+Every entry has the id of its record: Trackio takes each id once. Events are alerts of the level `info`, but for
+checkpoints: alerts are shown to whoever looks at the curves.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from typing import Any, NamedTuple
 
 from smollm3_ft import fit, journal, pages
 from smollm3_ft.journal import Record
-from smollm3_ft.layers import flatten
-from smollm3_ft.runs import Run
+from smollm3_ft.runs import Run, compared
 
 PROJECT = "smollm3-ft"
+CHECKPOINT = "checkpoint"
 LEVELS = {"warning": "warn", "error": "error"}
 ATTACHED = ("report.md", "data/ledger.json")
 
@@ -42,7 +43,7 @@ def of(run: Run, records: list[Record]) -> Rows:
             rows.metrics.append({**known, "metrics": metrics, "step": record.step, "log_id": record.id})
         elif record.kind == "system":
             rows.system.append({**known, "metrics": record.values, "log_id": record.id})
-        else:
+        elif record.values["what"] != CHECKPOINT:
             level = LEVELS.get(record.values.get("level", ""), "info")
             said = {"title": record.values["what"], "text": None, "level": level, "step": record.step}
             rows.alerts.append({**known, **said, "alert_id": record.id})
@@ -51,10 +52,10 @@ def of(run: Run, records: list[Record]) -> Rows:
 
 def configuration(run: Run) -> Entry:
     """What the run was told, by dotted keys, and what `auto` was settled to once that is known."""
-    values = dict(flatten(run.config.model_dump(mode="json")))
     path = run.path / "plan.json"
     settled = fit.read(path).settings.model_dump(mode="json") if path.is_file() else {}
-    return {**values, **{f"settled.{key}": value for key, value in settled.items()}}
+    told = {"name": run.name, **compared(run.config, finished=True)}
+    return {**told, **{f"settled.{key}": value for key, value in settled.items()}}
 
 
 def attachments(run: Run) -> dict[str, bytes]:
