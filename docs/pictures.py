@@ -4,12 +4,15 @@ Needs Debian's chromium (or another, named by CHROMIUM) and the extra `dev`.
 """
 
 import os
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from flows import server
+from smollm3_ft.monitoring import local_trackio, trackio_rows
 
 PICTURES = Path(__file__).parent / "pictures"
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
@@ -47,6 +50,32 @@ def run_page(page: Page, here: server.Server, flow_run: str) -> None:
     page.screenshot(path=PICTURES / "flow-run.png")
 
 
+def trackio_pages(browser: Browser, folder: Path) -> None:
+    """Trackio's dashboard over the local runs: the curves of the run, and the machine while it trained."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    told = {"TRACKIO_DIR": str(local_trackio.folder(folder.parent)), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-c", f"import trackio; trackio.show(open_browser=False, server_port={port})"]
+    with subprocess.Popen(command, env={**os.environ, **told}, stdout=subprocess.PIPE, text=True) as dashboard:
+        try:
+            assert dashboard.stdout is not None
+            assert any(str(port) in line for line in dashboard.stdout)
+            page = browser.new_page(viewport={"width": 1400, "height": 1150})
+            page.goto(f"http://127.0.0.1:{port}/?project={trackio_rows.PROJECT}")
+            for tab, name, shown in (
+                ("Metrics", "trackio", "loss|token_accuracy|learning_rate|grad_norm|tokens_per_second"),
+                ("System Metrics", "trackio-system", ""),
+            ):
+                page.get_by_role("button", name=tab, exact=True).click()
+                page.get_by_placeholder("e.g., loss").fill(shown)
+                page.wait_for_load_state("networkidle")
+                page.wait_for_timeout(3000)  # the curves are drawn after everything has arrived
+                page.screenshot(path=PICTURES / f"{name}.png")
+        finally:
+            dashboard.kill()
+
+
 def main() -> None:
     folder = Path(sys.argv[1]).absolute()
     PICTURES.mkdir(exist_ok=True)
@@ -57,6 +86,7 @@ def main() -> None:
             page = browser.new_page(viewport={"width": 1100, "height": height})
             page.goto(f"file://{folder / source}")
             page.screenshot(path=PICTURES / f"{name}.png")
+        trackio_pages(browser, folder)
         browser.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,31 +21,47 @@ def watch(journal: Journal, folder: Path, interval: float, stop: threading.Event
     Each of the `processes` trains on a GPU of its own: the first ones that this process sees are in use.
     """
     psutil.cpu_percent()  # the first call only sets the start of the interval
-    written = 0
+    written, before = 0, traffic()
     with devices.driver() as handles:
-        while not stop.wait(interval):
-            journal.write("system", sample(folder, handles[:processes]))
-            written += 1
-        journal.write("system", sample(folder, handles[:processes]))
-    return written + 1
+        ending = False
+        while not ending:
+            ending = stop.wait(interval)
+            now = traffic()
+            journal.write("system", {**sample(folder, handles[:processes]), **rates(before, now)})
+            written, before = written + 1, now
+    return written
 
 
 def sample(folder: Path, handles: list[Any]) -> dict[str, float]:
-    """Percent, bytes, watts and degrees Celsius, as they are now; traffic in bytes since the machine started."""
-    memory, network, disk = psutil.virtual_memory(), psutil.net_io_counters(), psutil.disk_io_counters()
+    """Percent, bytes, watts and degrees Celsius, as they are now."""
+    memory = psutil.virtual_memory()
     values: dict[str, float] = {
         "cpu_percent": psutil.cpu_percent(),
         "memory_bytes": memory.used,
         "memory_percent": memory.percent,
         "disk_free_bytes": devices.free_disk(folder),
     }
-    if network is not None:  # there is none in some containers
-        values |= {"network_sent_bytes": network.bytes_sent, "network_received_bytes": network.bytes_recv}
-    if disk is not None:
-        values |= {"disk_read_bytes": disk.read_bytes, "disk_written_bytes": disk.write_bytes}
     for index, handle in enumerate(handles):
         values |= {f"gpu{index}_{name}": value for name, value in _gpu(handle).items()}
     return values
+
+
+def traffic() -> dict[str, float]:
+    """Bytes over the network and the disks since the machine started, and when they were counted, in seconds."""
+    network, disk = psutil.net_io_counters(), psutil.disk_io_counters()
+    counted: dict[str, float] = {"at": time.monotonic()}
+    if network is not None:  # there is none in some containers
+        counted |= {"network_sent": network.bytes_sent, "network_received": network.bytes_recv}
+    if disk is not None:
+        counted |= {"disk_read": disk.read_bytes, "disk_written": disk.write_bytes}
+    return counted
+
+
+def rates(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:
+    """Bytes a second between two counts. A device that came or went meanwhile may leave a count lower: none then."""
+    seconds = max(1e-9, now["at"] - before["at"])
+    names = [name for name in now if name != "at" and name in before]
+    return {f"{name}_bytes_per_second": max(0.0, now[name] - before[name]) / seconds for name in names}
 
 
 def _gpu(handle: Any) -> dict[str, float]:

@@ -14,13 +14,12 @@ from smollm3_ft.journal import Journal
 
 
 def test_a_sample(tmp_path: Path) -> None:
-    """A sample has CPU, memory, disk and network, in percent and bytes that can be."""
+    """A sample has CPU, memory and disk, in percent and bytes that can be."""
     values = system.sample(tmp_path, [])
     assert 0 <= values["cpu_percent"] <= 100
     assert 0 < values["memory_bytes"] < psutil.virtual_memory().total
     assert 0 < values["memory_percent"] < 100
     assert 0 < values["disk_free_bytes"] < psutil.disk_usage(str(tmp_path)).total
-    assert {"network_sent_bytes", "network_received_bytes"} < set(values)
 
 
 @pytest.fixture
@@ -54,6 +53,21 @@ def test_samples_come_at_intervals(tmp_path: Path, host: Journal) -> None:
     assert [record.id for record in records] == [f"r:system:{n + 1}" for n in range(len(records))]
     assert [record.step for record in records] == [None] * len(records)
     assert sorted(record.time for record in records) == [record.time for record in records]
+
+
+def test_traffic_is_told_a_second(tmp_path: Path, host: Journal) -> None:
+    """Of network and disks, the bytes since the sample before by the seconds between them."""
+    before, now = (
+        {"at": 10.0, "network_sent": 5e6, "disk_read": 7e6},
+        {"at": 12.0, "network_sent": 6e6, "disk_read": 0.0},
+    )
+    assert system.rates(before, now) == {"network_sent_bytes_per_second": 5e5, "disk_read_bytes_per_second": 0.0}
+    stop = threading.Event()
+    stop.set()
+    system.watch(host, tmp_path, 60, stop)
+    host.close()
+    (record,) = journal.read(tmp_path / "host.jsonl")
+    assert {f"{name}_bytes_per_second" for name in system.traffic() if name != "at"} < set(record.values)
 
 
 def test_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
