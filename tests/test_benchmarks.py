@@ -115,6 +115,20 @@ def test_one_trial_that_ends_otherwise_misses_a_goal(
     assert [name for name, goal in goals.items() if not goal["met"]] == ([missed] if missed else [])
 
 
+@pytest.mark.parametrize("missed", ["points_lost", "points_twice", "journal_share", "log_median_us", None])
+def test_one_point_lost_or_twice_misses_a_goal(monkeypatch: pytest.MonkeyPatch, missed: str | None) -> None:
+    """A single record that is not there once, or a journal that costs more than was wanted, is a goal missed."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monitoring = importlib.import_module("monitoring")
+    rows = {
+        "training": {"share": 0.02 if missed == "journal_share" else 0.001},
+        "journal": {"median_us": 101.0 if missed == "log_median_us" else 8.0},
+        "outage": {"lost": int(missed == "points_lost"), "twice": int(missed == "points_twice")},
+    }
+    goals = monitoring.goals_of(rows)
+    assert [name for name, goal in goals.items() if not goal["met"]] == ([missed] if missed else [])
+
+
 @pytest.mark.process
 def test_data_compares_every_row_and_tells_every_goal() -> None:
     """Tokens and masks are those of TRL, or of the exact reference where a text looks like a special token."""
