@@ -182,3 +182,27 @@ def test_a_link_to_itself_is_no_source(tmp_path: Path) -> None:
     loop = tmp_path / "loop.jsonl"
     loop.symlink_to(loop)
     assert resolved(f"data.source={loop}").data.source == str(loop)
+
+
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [
+        ("somewhere", "somewhere is no place"),
+        ("ftp://server", "ftp://server is no place"),
+        ("http://me:secret@server", "a URL with a password or a token in it"),
+        ("http://server?write_token=secret", "a URL with a password or a token in it"),
+    ],
+)
+def test_a_tracker_is_a_place_that_can_be(place: str, what: str) -> None:
+    """Where metrics go is one of four kinds, and no secret stands in a configuration, or in what is said of it."""
+    (problem,) = problems(f"monitor.trackio={place}")
+    assert (problem.where, problem.what) == ("monitor.trackio", what)
+    assert "secret" not in problem.remedy
+
+
+@pytest.mark.parametrize(
+    "place", ["off", "local", "owner/space", "http://127.0.0.1:7860", "https://server.org/trackio/"]
+)
+def test_trackers(place: str) -> None:
+    """Off, on this machine, a Space, or a server."""
+    assert resolved(f"monitor.trackio={place}").monitor.trackio == place

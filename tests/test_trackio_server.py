@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import configure
@@ -173,13 +174,29 @@ def test_a_token_that_is_none_is_said_without_it(run: Run, monkeypatch: pytest.M
         remote_trackio.check(run)
 
 
-def test_something_else_at_the_address(run: Run) -> None:
+def at(run: Run, place: str) -> Run:
+    """The run, told another place."""
+    monitor = run.config.monitor.model_copy(update={"trackio": place})
+    return run.model_copy(update={"config": run.config.model_copy(update={"monitor": monitor})})
+
+
+@pytest.mark.parametrize(
+    ("routes", "words"),
+    [({}, "answers 404"), ({"GET /version": lambda _: ["a list"]}, "is no Trackio that this version can write to")],
+)
+def test_something_else_at_the_address(run: Run, routes: dict[str, Any], words: str) -> None:
     """A server that is no Trackio is not written to."""
-    with hub() as other:
-        monitor = run.config.monitor.model_copy(update={"trackio": other.url})
-        elsewhere = run.model_copy(update={"config": run.config.model_copy(update={"monitor": monitor})})
-        with pytest.raises(Undelivered, match=r"answers 404"):
-            remote_trackio.check(elsewhere)
+    with hub(routes) as other, pytest.raises(Undelivered, match=words):
+        remote_trackio.check(at(run, other.url))
+
+
+@pytest.mark.parametrize(
+    "place", ["http://127.0.0.1:1", "http://127.0.0.1:99999", "http://nowhere.invalid", "http://["]
+)
+def test_nobody_at_the_address(run: Run, place: str) -> None:
+    """Whatever the address, it is said in a line."""
+    with pytest.raises(Undelivered, match=r"^Trackio on [^\n]* does not answer \([^\n]+\)$"):
+        remote_trackio.check(at(run, place))
 
 
 def test_the_check_writes_nothing(server: Server, run: Run) -> None:

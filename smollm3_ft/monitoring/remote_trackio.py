@@ -84,14 +84,16 @@ def _client(run: Run) -> Iterator[Any]:
     try:
         yield _connected(_address(run), *_tokens(run))
     except httpx.HTTPStatusError as error:
-        _connected.cache_clear()
-        raise _refused(run, error.response) from None
-    except (httpx.HTTPError, ConnectionError) as error:
-        _connected.cache_clear()
-        raise Undelivered(f"Trackio on {target} does not answer ({_cause(error)})") from None
+        failed = _refused(run, error.response)
+    except (httpx.HTTPError, httpx.InvalidURL, ConnectionError) as error:
+        failed = Undelivered(f"Trackio on {target} does not answer ({_cause(error)})")
     except RuntimeError as error:  # so the client tells of a page that is not there: a Space that starts, for one
-        _connected.cache_clear()
-        raise Undelivered(f"Trackio on {target} does not take this now ({_cause(error)})") from None
+        failed = Undelivered(f"Trackio on {target} does not take this now ({_cause(error)})")
+    else:
+        return
+    _connected.cache_clear()
+    trackio_space.address.cache_clear()
+    raise failed
 
 
 @functools.lru_cache(maxsize=4)
@@ -104,8 +106,8 @@ def _connected(address: str, write_token: str | None, hub_token: str | None) -> 
     try:
         about = answer.json()
     except json.JSONDecodeError:
-        about = {}
-    if about.get("api_version") != API_VERSION:
+        about = None
+    if not isinstance(about, dict) or about.get("api_version") != API_VERSION:
         what = f"{address} is no Trackio that this version can write to"
         raise Undelivered(what, "check the address, or update Trackio there")
     from trackio.remote_client import RemoteClient
@@ -147,8 +149,14 @@ def _refused(run: Run, answer: httpx.Response) -> Undelivered:
         own = tracker_of(run.config) == "server"
         remedy = "set TRACKIO_WRITE_TOKEN to its write token" if own else "see that HF_TOKEN may write there"
         return Undelivered(f"Trackio on {target} does not let us write", remedy)
-    return Undelivered(f"Trackio on {target} answers {answer.status_code}: {said.splitlines()[0][:200]}")
+    return Undelivered(f"Trackio on {target} answers {answer.status_code}: {_line(said)}")
 
 
 def _cause(error: Exception) -> str:
-    return type(error).__name__ if isinstance(error, httpx.ProtocolError) else str(error).splitlines()[0][:200]
+    """In a line; of a header that cannot be sent only the kind, for its text holds the token."""
+    name = type(error).__name__
+    return name if isinstance(error, httpx.ProtocolError) else _line(str(error)) or name
+
+
+def _line(text: str) -> str:
+    return text.strip().partition("\n")[0][:200]
