@@ -42,6 +42,7 @@ COLUMNS = {
     "median_us": "median µs",
     "cpu_s": "CPU-s",
     "cpu_ms_a_1000": "CPU-ms/1000",
+    "cpu_ms_a_delivery": "CPU-ms/delivery",
     "share_percent": "% of step time",
     "lost": "lost",
     "twice": "twice",
