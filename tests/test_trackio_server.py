@@ -30,10 +30,9 @@ delivery.follow("trackio", runs.read(Path(sys.argv[1])), threading.Event(), lamb
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("trackio"))
-    made.start()
-    yield made
-    made.kill()
+    with Server(tmp_path_factory.mktemp("trackio")) as made:
+        made.start()
+        yield made
 
 
 @pytest.fixture

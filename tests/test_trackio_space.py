@@ -152,15 +152,13 @@ def test_a_token_that_may_not_write(there: Hub, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, Server]]:
     """A Trackio as it runs on a Space, which asks the Hub who may write."""
-    server = Server(tmp_path_factory.mktemp("space"))
-    with hub(routes(server.url)) as found:
+    with Server(tmp_path_factory.mktemp("space")) as server, hub(routes(server.url)) as found:
         found.add("space", SPACE, {"app.py": b"", "README.md": b""}, private=True)
         told = {"SYSTEM": "spaces", "SPACE_AUTHOR_NAME": "tester", "SPACE_REPO_NAME": "curves", "HF_HUB_OFFLINE": "0"}
         server.environment |= {**found.environment(tmp_path_factory.mktemp("home"), ""), **told}
         server.environment["HF_TOKEN"] = "hf_for_the_space"
         server.start()
         yield found, server
-        server.kill()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from smollm3_ft import journal
 from smollm3_ft.runs import Run
@@ -57,6 +57,12 @@ class Server:
             self.process.kill()
             self.process.communicate()
             self.process = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.kill()
 
     def ask(self, what: str, **given: Any) -> Any:
         """What one of Trackio's own questions is answered with."""
