@@ -100,9 +100,7 @@ def _check_first(config: Config, accept_changes: bool, fresh: bool) -> None:
             return
         if accept_changes:
             runs.accept_changes(folder)
-        changed = runs.changes(runs.read(folder))
-        if changed:
-            raise ConfigError(*(Problem(name, what, runs.HOW_TO_GO_ON) for name, what in changed.items()))
+        runs.check_unchanged(runs.read(folder))
         return
     # What is on this machine is looked at now; what is on the Hub, by the step `plan`.
     if not models.is_on_hub(config.model.name):

@@ -31,6 +31,7 @@ from tasks.reporting import close
 from tasks.setup import (
     authenticate,
     check_environment,
+    check_retried,
     close_former,
     name_flow_run,
     plan_run,
@@ -67,6 +68,7 @@ def finetune_flow(config: Config) -> dict[str, Any]:
 
 
 def _steps(run: Run, lock: int) -> None:
+    check_retried(run)
     call(check_environment, run)
     call(authenticate, run)
     plan = plan_run(run)

@@ -168,6 +168,7 @@ def _prepare(asked: Request, cores: int, fast: bool) -> Prepared:
         with shards.Documents(partial / "documents") as store, quarantine.open("w", encoding="utf-8") as dropped:
             work = documents.begin(asked.data, asked.method, chat.load(Path(asked.model)), fast)
             values = assembly.assemble(asked, work, cores, accounts, store, dropped, partial)
+        _check_as_pinned(asked)
     except DataError:
         for name in ("ledger.json", "quarantine.jsonl"):
             if (partial / name).is_file():
@@ -179,6 +180,13 @@ def _prepare(asked: Request, cores: int, fast: bool) -> Prepared:
     records.write(partial / records.RECORD, asked.fingerprint, prepared.model_dump(), partial)
     files.move_folder(partial, asked.folder)
     return prepared
+
+
+def _check_as_pinned(asked: Request) -> None:
+    """Raise DataError where a source changed meanwhile: others would take what was made for the data that it was."""
+    altered = sources.altered(asked.sources, Path(asked.runs_dir))
+    if altered:
+        raise DataError(f"{altered[0]} changed after it was pinned", "run the same command again")
 
 
 def _main() -> None:

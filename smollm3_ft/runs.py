@@ -74,9 +74,7 @@ def begin(config: Config) -> Run:
         if run.folder != str(folder):
             what = f"run {run.name} was begun in {run.folder}, and its plan names that place"
             raise ConfigError(Problem("runs_dir", what, "move it back, or start over with --fresh"))
-        changed = changes(run)
-        if changed:
-            raise ConfigError(*(Problem(name, what, HOW_TO_GO_ON) for name, what in changed.items()))
+        check_unchanged(run)
     # What is not compared may differ from last time: it says where results go, not what is trained.
     return save(run.model_copy(update={"config": config, "folder": str(folder)}))
 
@@ -142,6 +140,13 @@ def changes(run: Run) -> dict[str, str]:
     if run.plan is not None and model != run.plan.model:
         changed["model.name"] = f"{run.plan.model.name} changed since run {run.name} began"
     return changed
+
+
+def check_unchanged(run: Run) -> None:
+    """Raise ConfigError with each thing that changed since an unfinished run began."""
+    changed = changes(run)
+    if changed:
+        raise ConfigError(*(Problem(name, what, HOW_TO_GO_ON) for name, what in changed.items()))
 
 
 def accept_changes(folder: Path) -> None:

@@ -7,7 +7,7 @@ import glob
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -155,7 +155,6 @@ def _locate_files(source: Source, paths: list[Path], names: Names, root: Path, r
             splits[split] = [name for name in splits[split] if name not in splits["train"]]
     if not splits["train"]:
         raise ConfigError(Problem("data.source", f"{source.source} has no training file", "name files train-*.jsonl"))
-    content = _digests([name for held in splits.values() for name in held], record)
     return SourcePlan(
         source=source.source,
         kind="files",
@@ -163,8 +162,24 @@ def _locate_files(source: Source, paths: list[Path], names: Names, root: Path, r
         columns=source.columns,
         weight=source.weight,
         splits={split: tuple(held) for split, held in splits.items() if held},
-        digest=files.digest([splits, content] if source.source not in BUILTIN else [d for _, d in content]),
+        digest=_digest(source.source, splits, record),
     )
+
+
+def altered(pinned: Iterable[SourcePlan], runs_dir: Path) -> list[str]:
+    """Sources whose files on this machine are not as they were pinned."""
+    local = [source for source in pinned if source.kind == "files"]
+    record = runs_dir / DIGESTS
+    return [source.source for source in local if _digest(source.source, _by_split(source), record) != source.digest]
+
+
+def _by_split(source: SourcePlan) -> dict[str, list[str]]:
+    return {split: list(source.splits.get(split, ())) for split in ("train", "validation", "test")}
+
+
+def _digest(source: str, splits: dict[str, list[str]], record: Path | None) -> str:
+    content = _digests([name for held in splits.values() for name in held], record)
+    return files.digest([splits, content] if source not in BUILTIN else [digest for _, digest in content])
 
 
 def _digests(names: list[str], record: Path | None) -> list[tuple[str, str]]:

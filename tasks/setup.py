@@ -23,7 +23,7 @@ from smollm3_ft.plan import Plan
 from smollm3_ft.runs import Run
 from smollm3_ft.sweeping import Search
 from tasks import remote
-from tasks.steps import call, crash_what_stands_as_running, done, options
+from tasks.steps import HERE, call, crash_what_stands_as_running, done, options
 
 FLOW_RUN = ".flow-run"  # in a run's folder: the id of the flow run that works, or last worked, on it
 
@@ -90,6 +90,12 @@ def make_plan(run: Run, kept: Plan | None) -> Plan:
 def plan_run(run: Run) -> Plan:
     """The run's plan, made once: a run that goes on, or is retried, keeps its revisions."""
     return call(make_plan, run, fingerprint=run.run_id, kept=runs.read(run.path).plan)
+
+
+def check_retried(run: Run) -> None:
+    """Raise ConfigError for what changed since the run began: a retry has its first step done, which checks that."""
+    if HERE.get()[-1].cached and runs.status(run.path) not in runs.FINISHED:
+        runs.check_unchanged(runs.read(run.path))
 
 
 def close_former(run: Run | Search) -> None:

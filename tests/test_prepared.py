@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ALONE, Prepare, documents, facts, text, write_rows
+from conftest import ALONE, Prepare, configure, documents, facts, text, write_rows
 
-from smollm3_ft import data, records, shards
+from smollm3_ft import data, identity, records, shards, sources
 from smollm3_ft.data import Prepared
 from smollm3_ft.errors import DataError
 
@@ -146,3 +146,24 @@ def test_another_setting_is_no_hit(prepare: Prepare, given: dict[str, Any]) -> N
 def test_another_row_is_no_hit(prepare: Prepare) -> None:
     """A changed source has another fingerprint."""
     assert prepare(facts(20)).fingerprint != prepare(facts(21)).fingerprint
+
+
+def test_rows_that_changed_after_they_were_pinned_are_not_kept(tmp_path: Path, tiny: Path) -> None:
+    """What is prepared of them is never found under the fingerprint of the rows that they were."""
+    settings = configure(data__source=str(write_rows(tmp_path / "rows.jsonl", facts(20)))).data
+    pinned, folders = sources.locate(settings, tmp_path), (tmp_path, tmp_path / "beside")
+    asked = data.request(pinned, settings, 1, "sft", tiny, "chat", *folders)
+    write_rows(tmp_path / "rows.jsonl", facts(21))
+    with pytest.raises(DataError, match=r"rows\.jsonl changed after it was pinned"):
+        data.prepare(asked)
+    assert data.reuse(tmp_path, asked.fingerprint) is None
+
+
+def test_other_code_is_no_hit(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code of every module that makes prepared data is in the fingerprint."""
+    settings = configure(data__source="builtin:demo").data
+    asked = (sources.locate(settings), settings, 1, "sft", tiny, "chat", tmp_path, tmp_path)
+    before = data.request(*asked).fingerprint
+    assert data.request(*asked).fingerprint == before
+    monkeypatch.setattr(identity, "code", lambda *modules: f"other code of {modules}")
+    assert data.request(*asked).fingerprint != before

@@ -206,7 +206,10 @@ def test_bad_rows_end_the_run_with_step_cause_and_command(house: House, bad: tup
 def test_the_printed_retry_does_again_what_failed_and_nothing_before_it(
     house: House, bad: tuple[int, str, Path]
 ) -> None:
-    """Prefect's own command, as it is printed: the same flow run, and here it fails as before."""
+    """Prefect's own command, as it is printed: the same flow run, and here it fails as before.
+
+    Rows that changed meanwhile are not taken for what they were.
+    """
     (printed,) = (line for line in bad[1].splitlines() if line.startswith("Retry:"))
     words = printed.removeprefix("Retry:")
     done = subprocess.run(words, shell=True, cwd=ROOT, env=house.environment, capture_output=True, check=False)
