@@ -19,7 +19,6 @@ from prefect.runtime import flow_run
 from smollm3_ft import locks, report
 from smollm3_ft.config import Config, pool_of
 from smollm3_ft.data import Prepared
-from smollm3_ft.errors import Stopped
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.journal import Journal
 from smollm3_ft.plan import Plan
@@ -27,7 +26,7 @@ from smollm3_ft.runs import Run
 from tasks import monitoring, remote, steps
 from tasks.data import prepare_data
 from tasks.publishing import publish_and_verify
-from tasks.reporting import close
+from tasks.reporting import close, close_failed
 from tasks.setup import (
     authenticate,
     check_environment,
@@ -55,16 +54,16 @@ def finetune_flow(config: Config) -> dict[str, Any]:
         name_flow_run(run)
         try:
             _steps(run, lock)
+            return close(run, "completed")
         except Exception as error:
             try:
-                close(run, "interrupted" if isinstance(error, Stopped) else "failed", error)
-            except Exception as second:  # noqa: BLE001  # no disk, no server: the first error is the one to tell
+                close_failed(run, error)
+            except Exception as second:  # noqa: BLE001  # no disk: the first error is the one to tell
                 steps.log.warning("the report could not be written: %s", second)
             raise
         except BaseException:  # Ctrl-C, SIGTERM: no more steps, but the truth on disk
             report.write(run, "interrupted", list(steps.HERE.get()))
             raise
-        return close(run, "completed")
 
 
 def _steps(run: Run, lock: int) -> None:

@@ -54,9 +54,7 @@ def running(runs_dir: Path, meanwhile: Callable[[], object] = lambda: None) -> I
     """
     named = os.environ.get("PREFECT_API_URL")
     if named:
-        if not _listens(named):
-            what = f"the Prefect server that PREFECT_API_URL names does not answer ({named})"
-            raise FinetuneError(what, "start it, or unset PREFECT_API_URL for a local one")
+        check(named)
         meanwhile()
         yield Server(named.removesuffix("/api"), None)
         return
@@ -181,8 +179,15 @@ def _answers(server: Server) -> bool:
         return False
 
 
-def _listens(address: str) -> bool:
-    """Whether anything answers there, be it with a refusal."""
+def check(named: str) -> None:
+    """Raise FinetuneError unless the server that `PREFECT_API_URL` names answers."""
+    if not listens(named):
+        what = f"the Prefect server that PREFECT_API_URL names does not answer ({named})"
+        raise FinetuneError(what, "start it, or unset PREFECT_API_URL for a local one")
+
+
+def listens(address: str) -> bool:
+    """Whether anything answers at a Prefect server's API, be it with a refusal."""
     try:
         urllib.request.urlopen(f"{address}/health", timeout=10).close()  # noqa: S310  # the user's own address
     except urllib.error.HTTPError:

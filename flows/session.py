@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import logging
 import os
 import shlex
 import signal
@@ -24,6 +25,7 @@ from smollm3_ft import report
 SETTINGS = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "smollm3_ft",
+    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",  # each event that a server which is away does not take
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
@@ -37,6 +39,7 @@ def opened(runs_dir: Path, module: str, console: Console) -> Iterator[server.Ser
     signal.signal(signal.SIGTERM, terminated)
     for setting, value in SETTINGS.items():
         os.environ.setdefault(setting, value)
+    logging.raiseExceptions = False  # Prefect would print each batch of lines that its server does not take
     with server.running(runs_dir, lambda: _import(module)) as prefect:
         login = f"  (password {prefect.password})" if prefect.password else ""
         console.print(f"[dim]Prefect {prefect.url}{login}[/]")

@@ -140,7 +140,7 @@ def prepare_apart(asked: Request, on_line: Callable[[str], None]) -> Prepared:
     if there is not None:
         return there
     fetched = asked.model_copy(update={"sources": tuple(sources.fetch(source) for source in asked.sources)})
-    path = asked.folder.with_name(f".request-{asked.fingerprint}.json")
+    path = Path(asked.beside) / ".request.json"  # this run's own: another may ask for the same at once
     files.write(path, fetched.model_dump_json())
     try:
         processes.run(__name__, str(path), on_line=on_line)

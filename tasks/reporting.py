@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from prefect import task
@@ -9,12 +10,12 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from smollm3_ft import pages, report
-from smollm3_ft.errors import FinetuneError, Undelivered
+from smollm3_ft.errors import FinetuneError, Stopped, Undelivered
 from smollm3_ft.monitoring import delivery
 from smollm3_ft.report import Failure, Status, Step
 from smollm3_ft.runs import Run
 from tasks import steps
-from tasks.steps import call, log, options
+from tasks.steps import UNREACHABLE, call, log, options
 
 ANEW: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}  # a retry ends otherwise than what failed
 
@@ -58,11 +59,28 @@ def close(run: Run, status: Status, error: Exception | None = None) -> dict[str,
     return call(write_report, run, status, list(steps.HERE.get()), failure)
 
 
+def close_failed(run: Run, error: Exception) -> None:
+    """Close a run that failed or was interrupted. Without a Prefect server the truth is on disk all the same."""
+    status: Status = "interrupted" if isinstance(error, Stopped) else "failed"
+    if not isinstance(error, UNREACHABLE):
+        try:
+            close(run, status, error)
+        except UNREACHABLE as second:
+            log.warning("Prefect could not be told: %s", second)
+        else:
+            return
+    report.write(run, status, list(steps.HERE.get()), failure_of(error) if status == "failed" else None)
+
+
 def failure_of(error: BaseException) -> Failure:
     """The failed step, the cause in a line, and what to do."""
     step = next((step.name for step in reversed(steps.HERE.get()) if step.state not in _GOOD), "finetune")
     if isinstance(error, FinetuneError):
         return Failure(step, error.message, error.remedy or "run the same command to go on")
+    if isinstance(error, UNREACHABLE):
+        address = os.environ.get("PREFECT_API_URL", "")
+        cause = f"the Prefect server does not answer as it should ({address}): {error}".splitlines()[0]
+        return Failure(step, cause, "when it does, run the same command to go on")
     cause = f"{type(error).__name__}: {error}".splitlines()[0]
     return Failure(step, cause, "see the step's log in the browser (make ui), then run the same command to go on")
 

@@ -12,7 +12,12 @@ from uuid import UUID
 
 import psutil
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentFlowRunId
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterName,
+    FlowRunFilterParentFlowRunId,
+)
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
@@ -22,18 +27,18 @@ from prefect.settings import (
 )
 from prefect.states import Cancelling, Scheduled
 
-from flows import server, up
+from flows import pool_workers, server
+from flows.pool_workers import POOLS
 from smollm3_ft import journal
 
 ROOT = Path(__file__).parent.parent
 
 
 class Deployed(NamedTuple):
-    """The server's client, the shared folder of runs, and the workers by their pools."""
+    """The server's client, and the folder of runs that the machines share."""
 
     client: SyncPrefectClient
     runs_dir: Path
-    workers: dict[str, subprocess.Popen[bytes]]
 
     def start(self, deployment: str, name: str, **config: Any) -> UUID:
         """Start a run of a deployment, as the UI does."""
@@ -43,11 +48,16 @@ class Deployed(NamedTuple):
 
     def ended(self, run: UUID) -> FlowRun:
         """Wait for the end of a flow run."""
-        return until(lambda: found if _is_final(found := self.client.read_flow_run(run)) else None)
+        return until(lambda: found if is_final(found := self.client.read_flow_run(run)) else None)
 
     def children(self, run: UUID) -> list[FlowRun]:
         parent = FlowRunFilterParentFlowRunId(any_=[run])
         return self.client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=parent))
+
+    def named(self, names: set[str]) -> list[FlowRun]:
+        """The flow runs of these names."""
+        only = FlowRunFilter(name=FlowRunFilterName(any_=sorted(names)))
+        return self.client.read_flow_runs(flow_run_filter=only)
 
     def tasks(self, run: UUID) -> dict[str, list[str]]:
         """The states of a flow run's tasks by their names."""
@@ -56,6 +66,14 @@ class Deployed(NamedTuple):
         for one in self.client.read_task_runs(flow_run_filter=only):
             found.setdefault(one.name, []).append(str(one.state_name))
         return {name: sorted(states) for name, states in found.items()}
+
+    def executions(self, run: UUID) -> dict[str, int]:
+        """How often each of a flow run's tasks was really run, by its name: what comes from the cache was not."""
+        only = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
+        found: dict[str, int] = {}
+        for one in self.client.read_task_runs(flow_run_filter=only):
+            found[one.name] = found.get(one.name, 0) + one.run_count
+        return found
 
     def artifacts(self, run: UUID) -> set[str]:
         only = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
@@ -68,13 +86,18 @@ class Deployed(NamedTuple):
     def cancel(self, run: UUID) -> None:
         self.client.set_flow_run_state(run, Cancelling())
 
-    def saved(self, name: str, step: int) -> None:
-        """Wait for a checkpoint."""
+    def saved(self, name: str, step: int) -> int:
+        """Wait for a checkpoint of this step or a later one. Returns the newest one's step."""
         path = self.runs_dir / name / "metrics.jsonl"
-        until(lambda: any(r.step == step and r.values.get("what") == "checkpoint" for r in journal.read(path)))
+
+        def newest() -> int:
+            steps = [r.step for r in journal.read(path) if r.values.get("what") == "checkpoint" and r.step]
+            return max(steps, default=0)
+
+        return int(until(lambda: found if (found := newest()) >= step else 0))
 
 
-def _is_final(run: FlowRun) -> bool:
+def is_final(run: FlowRun) -> bool:
     return run.state is not None and run.state.is_final()
 
 
@@ -105,24 +128,24 @@ def opened(folder: Path) -> Iterator[Deployed]:
     """Server, deployments, and workers."""
     os.environ |= {"PREFECT_HOME": str(folder / "home"), "DO_NOT_TRACK": "1"}
     with server.running(folder / "runs") as prefect:
-        register = [sys.executable, "-m", "flows.up", "deploy"]
-        subprocess.run(register, cwd=ROOT, check=True, capture_output=True)
-        workers = {}
-        for pool in up.POOLS:
-            place = folder / f"machine-{pool}"
-            place.mkdir()
-            with (folder / f"{pool}.log").open("wb") as log:
-                worker = up.Worker(pool, pool, {"PREFECT_WORKER_QUERY_SECONDS": "1"})
-                workers[pool] = up.start(worker, place, stdout=log, stderr=log)
         settings = {
             PREFECT_API_URL: prefect.api,
             PREFECT_API_AUTH_STRING: prefect.password,
             PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: True,
         }
-        try:
-            with temporary_settings(settings), get_client(sync_client=True) as client:
-                yield Deployed(client, folder / "runs", workers)
-        finally:
-            up.stop(list(workers.values()))
+        with temporary_settings(settings), get_client(sync_client=True) as client:
+            register = [sys.executable, "-m", "flows.up", "deploy"]
+            subprocess.run(register, cwd=ROOT, check=True, capture_output=True)
+            started = []
+            for pool in POOLS:
+                place = folder / f"machine-{pool}"
+                place.mkdir()
+                with (folder / f"{pool}.log").open("wb") as log:
+                    worker = pool_workers.Worker(pool, pool, {"PREFECT_WORKER_QUERY_SECONDS": "1"})
+                    started.append((worker, pool_workers.start(worker, place, log)))
+            try:
+                yield Deployed(client, folder / "runs")
+            finally:
+                pool_workers.stop(started)
     for name in ("PREFECT_HOME", "DO_NOT_TRACK"):
         del os.environ[name]

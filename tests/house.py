@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,6 +91,23 @@ def until(process: subprocess.Popen[str], words: str) -> None:
         if words in line:
             return
     raise AssertionError(f"it ended without saying {words!r}")
+
+
+def kill_server(house: House) -> Callable[[], None]:
+    """Kill the server. Returns what starts it again, at its address and with its password."""
+    path = house.runs_dir / ".locks" / ".server"
+    told = files.read_json(path)
+    process = psutil.Process(told["pid"])
+    command, environment = process.cmdline(), process.environ()
+    process.kill()
+    process.wait()
+
+    def start_again() -> None:
+        again = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        server.STARTED.append(again)
+        files.write(path, json.dumps({**told, "pid": again.pid}), mode=0o600)
+
+    return start_again
 
 
 def training_of(house: House, name: str) -> psutil.Process:

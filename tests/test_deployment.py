@@ -5,13 +5,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-from deployed import Deployed, opened, processes_of, until
+from deployed import Deployed, is_final, opened, processes_of, until
 from house import FILES, ROOT
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.events.schemas.automations import AutomationCore
 
 from smollm3_ft import checkpoints, files
 
@@ -79,9 +83,13 @@ def test_a_run_on_a_pool_leaves_what_others_leave(deployed: Deployed, pooled: UU
 
 @pytest.fixture(scope="module")
 def killed(deployed: Deployed) -> tuple[UUID, UUID]:
-    """A run whose child's flow process was killed once, and which cannot publish; and the child as it was then."""
+    """A run whose training process was killed, and then its child's flow process, and which cannot publish; and the
+    child as it was then."""
     run = deployed.start("finetune/cuda", "killed", **{**SHORT, "publish": {"target": "local"}})
-    deployed.saved("killed", 5)
+    step = deployed.saved("killed", 5)
+    (training,) = processes_of(str(deployed.runs_dir / "killed" / "plan.json"))
+    training.kill()
+    deployed.saved("killed", step + 1)
     (deployed.runs_dir / "killed" / "published.json").mkdir()
     (child,) = deployed.children(run)
     for process in processes_of(str(child.id)):
@@ -91,8 +99,8 @@ def killed(deployed: Deployed) -> tuple[UUID, UUID]:
 
 
 def test_a_child_that_dies_is_resumed(deployed: Deployed, killed: tuple[UUID, UUID], here: Path) -> None:
-    """The parent's retry resumes the same child, which repeats nothing, and the final weights are an undisturbed
-    run's, bit for bit."""
+    """After a death of the training process, and one of the flow process, the same child goes on and repeats nothing,
+    and the final weights are an undisturbed run's, bit for bit."""
     run, child = killed
     (again,) = deployed.children(run)
     assert (again.id, again.state_name, again.run_count) == (child, "Completed", 2)
@@ -101,8 +109,21 @@ def test_a_child_that_dies_is_resumed(deployed: Deployed, killed: tuple[UUID, UU
     assert states["evaluate base"] == ["Cached", "Cached"]
     assert states["train"] == ["Completed", "Crashed"]
     assert deployed.tasks(run)["prepare data"] == ["Cached"]
-    assert files.read_json(deployed.runs_dir / "killed" / "report.json")["train"]["resumed_from"] >= 5
+    assert files.read_json(deployed.runs_dir / "killed" / "report.json")["train"]["resumed_from"] >= 10
     assert weights(deployed.runs_dir / "killed") == weights(here)
+
+
+def test_only_what_died_is_run_again(deployed: Deployed, killed: tuple[UUID, UUID]) -> None:
+    """Every step ran once, or not at all where another run had made the same; `train` once more for each death."""
+    run, child = killed
+    once = {"fit to device": 1, "evaluate base": 0, "train": 3, "evaluate tuned": 0}
+    done = deployed.executions(child)
+    assert {name: done[name] for name in once} == once
+    done = deployed.executions(run)
+    assert done.pop("train") == 2
+    assert done.pop("prepare data") == 0
+    assert done.pop("publish") == 3
+    assert set(done.values()) == {1}
 
 
 def test_a_retry_does_what_failed_and_what_follows(deployed: Deployed, killed: tuple[UUID, UUID]) -> None:
@@ -133,9 +154,37 @@ def test_a_cancelled_parent_ends_its_child(deployed: Deployed, here: Path) -> No
     assert damaged == []
 
 
+@pytest.fixture(scope="module")
+def scheduled(deployed: Deployed) -> list[FlowRun]:
+    """Runs that an interval started, at least two: they are for a pool that is not there, and fail at once."""
+    client = deployed.client
+    found = client.read_deployment_by_name("finetune/local")
+    refused = {"config": {"runs_dir": str(deployed.runs_dir), "compute": {"pool": "nowhere"}}}  # it ends soon
+    every = [(IntervalSchedule(interval=timedelta(seconds=5)), True)]
+    (schedule,) = client.create_deployment_schedules(found.id, every, max_scheduled_runs=2, parameters=refused)
+    until(lambda: len(list(deployed.runs_dir.glob("smollm3_finetune_*/report.json"))) > 1)
+    client.delete_deployment_schedule(found.id, schedule.id)
+    names = {path.name for path in deployed.runs_dir.glob("smollm3_finetune_*")}
+    return list(until(lambda: runs if all(map(is_final, runs := deployed.named(names))) else None))
+
+
+def test_a_schedule_starts_runs_with_names_of_their_own(deployed: Deployed, scheduled: list[FlowRun]) -> None:
+    """Each has a folder of the name that its configuration left open, and its flow run bears it."""
+    assert {run.name for run in scheduled} == {path.name for path in deployed.runs_dir.glob("smollm3_finetune_*")}
+    assert {run.auto_scheduled for run in scheduled} == {True}
+    refusals = {str(run.state and run.state.message).partition(";")[0] for run in scheduled}
+    said = "ConfigError: compute.pool: the Prefect server has no deployment train/nowhere"
+    assert refusals == {f"Flow run encountered an exception: {said}"}
+
+
 def test_up_ends_what_it_started(deployed: Deployed) -> None:
-    """It registers again what is there, starts a worker for each pool, says that there is no CUDA, and ends with both
-    at Ctrl-C."""
+    """It registers again what is there or was altered, starts a worker for each pool, says that there is no CUDA, and
+    ends with both at Ctrl-C."""
+    before = deployed.client.read_automations()
+    zombies = deployed.client.read_automations_by_name("a flow run without heartbeat has crashed")[0]
+    kept = zombies.model_dump(include={"name", "enabled", "trigger", "actions"})
+    older = AutomationCore.model_validate({**kept, "description": "an older one"})
+    deployed.client.update_automation(zombies.id, older)
     command = [sys.executable, "-m", "flows.up"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -151,4 +200,5 @@ def test_up_ends_what_it_started(deployed: Deployed) -> None:
         process.stdout.read()
     assert process.returncode == 0
     assert processes_of(*names) == []
-    assert len(deployed.client.read_automations()) == 1
+    assert sorted(one.id for one in deployed.client.read_automations()) == sorted(one.id for one in before)
+    assert deployed.client.read_automation(zombies.id) == zombies

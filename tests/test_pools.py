@@ -1,6 +1,7 @@
 """A run on a work pool, without a server: what is registered, who is told what, and what a worker refuses."""
 
 import os
+import re
 import subprocess
 import sys
 import uuid
@@ -12,13 +13,14 @@ from conftest import MakePlan, configure, facts
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelled, Crashed, Failed
 
-from flows import train, up
+from flows import pool_workers, train
 from smollm3_ft import errors, fit, plan, runs
 from smollm3_ft.errors import ConfigError, RunBusy
 from tasks import remote
 from tasks.training import finished, the_device
 
 ROOT = Path(__file__).parent.parent
+PASSWORDS = ("POSTGRES_PASSWORD", "PREFECT_AUTH", "TRACKIO_WRITE_TOKEN")
 FAILED = "Flow run encountered an exception: "
 
 
@@ -42,10 +44,32 @@ def test_what_is_registered() -> None:
 def test_the_zombie_automation_waits_longer_than_a_heartbeat() -> None:
     """A flow run that lives is not taken for dead: two of its heartbeats may be missed."""
     declared = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())["deployments"]
-    (automation,) = yaml.safe_load((ROOT / "deployments" / "automations.yaml").read_text())["automations"]
+    automation = yaml.safe_load((ROOT / "deployments" / "automations.yaml").read_text())["automations"][0]
+    assert automation["actions"][0]["state"] == "CRASHED"
     for one in declared:
         every = int(one["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
         assert 30 < every < automation["trigger"]["within"] / 2
+
+
+def test_a_team_s_server_takes_its_secrets_from_outside() -> None:
+    """Every variable of the compose file is in the example to fill in, and each password must be given."""
+    text = (ROOT / "deployments" / "compose.yaml").read_text()
+    asked = dict(re.findall(r"\$\{(\w+)(:\?|:-|)", text)[::-1])  # what is said of it first
+    example = (ROOT / "deployments" / "env.example").read_text()
+    assert set(asked) == set(re.findall(r"^(\w+)=", example, flags=re.MULTILINE))
+    assert {name for name, sign in asked.items() if sign == ":?"} == set(PASSWORDS)
+    assert [name for name in PASSWORDS if f"\n{name}=\n" not in example] == []
+    assert "deployments/.env" in (ROOT / ".gitignore").read_text().split()
+
+
+def test_a_team_s_workers_are_this_project_s() -> None:
+    """They run its own commands, wait until everything is registered, and share the folder of runs."""
+    services = yaml.safe_load((ROOT / "deployments" / "compose.yaml").read_text())["services"]
+    for name, pool in (("coordinator", "default"), ("cuda", "cuda")):
+        assert services[name]["command"] == f"python -m flows.up worker {pool}"
+        assert services[name]["depends_on"] == {"register": {"condition": "service_completed_successfully"}}
+        assert "runs:/app/runs" in services[name]["volumes"]
+    assert "HF_TOKEN" not in services["cuda"]["environment"]
 
 
 def test_a_worker_that_trains_is_told_no_secret_that_it_does_not_need() -> None:
@@ -57,11 +81,11 @@ def test_a_worker_that_trains_is_told_no_secret_that_it_does_not_need() -> None:
         "HF_READ_TOKEN": "hf_reads",
         "TRACKIO_WRITE_TOKEN": "t",
     }
-    told = up.environment_of(up.Worker("cuda", "gpu0", {"CUDA_VISIBLE_DEVICES": "0"}), here)
+    told = pool_workers.environment_of(pool_workers.Worker("cuda", "gpu0", {"CUDA_VISIBLE_DEVICES": "0"}), here)
     secrets = {name: value for name, value in told.items() if name.startswith(("HF_", "TRACKIO_", "PREFECT_API_"))}
     assert secrets == {"PREFECT_API_AUTH_STRING": "local:word", "HF_TOKEN": "hf_reads"}
     assert told["CUDA_VISIBLE_DEVICES"] == "0"
-    assert up.environment_of(up.Worker("default", "d", {}), here).items() >= here.items()
+    assert pool_workers.environment_of(pool_workers.Worker("default", "d", {}), here).items() >= here.items()
 
 
 def test_a_worker_that_does_not_see_the_run_says_so(tmp_path: Path) -> None:
@@ -146,7 +170,12 @@ def test_what_a_child_did_not_finish_is_not_there(tmp_path: Path, make_plan: Mak
 
 @pytest.mark.parametrize(
     ("words", "code", "said"),
-    [(["sideways"], 2, "usage: "), (["deploy"], 1, "PREFECT_API_URL names no"), (["worker"], 1, "PREFECT_API_URL")],
+    [
+        (["sideways"], 2, "usage: "),
+        (["worker", "gpu"], 2, "usage: "),
+        (["deploy"], 1, "PREFECT_API_URL names no"),
+        (["worker"], 1, "PREFECT_API_URL"),
+    ],
 )
 def test_up_without_a_server_of_its_own(words: list[str], code: int, said: str) -> None:
     """`make deploy` and `make worker` are for a server that is there, and say so in a line."""

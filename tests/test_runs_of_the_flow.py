@@ -5,17 +5,22 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 import pytest
 from conftest import resolved
-from house import FILES, REUSED, ROOT, House, opened, report_of, task_states, training_of, until
+from house import FILES, REUSED, ROOT, House, kill_server, opened, report_of, task_states, training_of, until
 from hub import hub
 from trackios import TOKEN, Server, points
 
 from smollm3_ft import files, runs
 from smollm3_ft.builtin import tiny
+from smollm3_ft.report import Step
+from tasks import steps
+from tasks.reporting import failure_of
 
 pytestmark = pytest.mark.process
 
@@ -284,3 +289,28 @@ def test_a_model_and_a_dataset_from_the_hub(house: House, own_rows: Path, tmp_pa
     card = (house.runs_dir / "hub" / "model" / "README.md").read_text()
     assert "base_model: tester/tiny" in card
     assert "- tester/rows" in card
+
+
+def test_a_server_that_is_away_for_a_while_costs_nothing(house: House, undisturbed: Path) -> None:
+    """Killed in the middle of a training, and started again where it was: the run completes, its states are true."""
+    with house.start("name=outage", *SHORT) as command:
+        until(command, "step 5: checkpoint")
+        start_again = kill_server(house)
+        until(command, "step 10: checkpoint")  # it is not waited for
+        start_again()
+        output, _ = command.communicate(timeout=300)
+    assert command.returncode == 0, output
+    assert (house.runs_dir / "outage" / "model" / "model.safetensors").read_bytes() == undisturbed.read_bytes()
+    (states,) = task_states(house, "outage")
+    assert set(states.values()) <= {"Completed", "Cached"}
+
+
+def test_a_server_that_is_gone_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which server, and what to do; not the name of an exception."""
+    monkeypatch.setenv("PREFECT_API_URL", "http://server:4200/api")
+    monkeypatch.setattr(steps, "HERE", ContextVar("steps"))
+    steps.HERE.set([Step("links", "Failed", 1.0, False)])
+    failure = failure_of(httpx.ConnectError("refused"))
+    assert failure.step == "links"
+    assert failure.cause == "the Prefect server does not answer as it should (http://server:4200/api): refused"
+    assert failure.remedy == "when it does, run the same command to go on"

@@ -6,12 +6,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from conftest import documents, facts, write_rows
 
-from smollm3_ft import data, sources, workers
+from smollm3_ft import data, processes, sources, workers
 from smollm3_ft.config import Data
 from smollm3_ft.errors import DataError
 
@@ -112,3 +113,17 @@ def test_a_second_time_needs_no_process(tmp_path: Path, tiny: Path, monkeypatch:
     monkeypatch.setattr(data.processes, "run", None)
     assert data.prepare_apart(asked, print) == first
     assert len(documents(first)) == 9
+
+
+def test_two_prepare_at_once(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose like was begun and done between its request and its process finds what that one made."""
+    rows, run = write_rows(tmp_path / "rows.jsonl", facts(20)), processes.run
+    first, second = request(tmp_path, tiny, "first", rows), request(tmp_path, tiny, "second", rows)
+
+    def overtaken(*words: str, **given: Any) -> None:
+        monkeypatch.setattr(processes, "run", run)
+        data.prepare_apart(second.model_copy(update={"runs_dir": first.runs_dir}), print)
+        run(*words, **given)
+
+    monkeypatch.setattr(processes, "run", overtaken)
+    assert data.prepare_apart(first, print).fingerprint == second.fingerprint

@@ -1,0 +1,82 @@
+"""What `make deploy` registers at a Prefect server: pools, deployments, automations."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from typing import Any
+from uuid import UUID
+
+import yaml
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.events.schemas.automations import AutomationCore
+from prefect.exceptions import ObjectAlreadyExists, PrefectHTTPStatusError
+
+from flows.pool_workers import POOLS, PREFECT, ROOT
+from smollm3_ft.errors import FinetuneError
+
+FOLDER = ROOT / "deployments"
+NOTIFY_BLOCK = "smollm3-ft-notify"  # a notification block of this name, of any kind, is told of failed runs
+
+
+def deploy() -> list[str]:
+    """Register everything, or again what has changed. Returns lines that say what there is."""
+    with get_client(sync_client=True) as client:
+        try:
+            for pool in POOLS:
+                with contextlib.suppress(ObjectAlreadyExists):
+                    client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+            notified = _register_automations(client)
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code != 401:
+                raise
+            what = "the Prefect server refuses the password"
+            raise FinetuneError(what, "set PREFECT_API_AUTH_STRING to its name:password") from None
+    command = [*PREFECT, "--no-prompt", "deploy", "--prefect-file", "deployments/prefect.yaml", "--all"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise FinetuneError(f"the deployments could not be registered: {(done.stdout + done.stderr).strip()}")
+    if notified:
+        told = f"Failed runs are told to the block {NOTIFY_BLOCK}"
+    else:
+        told = f"Failed runs are told to nobody: make a notification block named {NOTIFY_BLOCK}, and register again"
+    return [f"Deployments: {', '.join(_names())}", told]
+
+
+def _names() -> list[str]:
+    declared = yaml.safe_load((FOLDER / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    return [f"{one['entrypoint'].rpartition(':')[2].removesuffix('_flow')}/{one['name']}" for one in declared]
+
+
+def _register_automations(client: SyncPrefectClient) -> bool:
+    """Create what is not there, and update what has changed; one that was paused stays so. Whether one notifies."""
+    there = {automation.name: automation for automation in client.read_automations()}
+    block = _notify_block(client)
+    for declared in _declared(block):
+        known = there.get(declared.name)
+        if known is None:
+            client.create_automation(declared)
+            continue
+        wanted = declared.model_copy(update={"enabled": known.enabled})
+        if wanted.model_dump() != known.model_dump(include=set(AutomationCore.model_fields)):
+            client.update_automation(known.id, wanted)
+    return block is not None
+
+
+def _declared(block: UUID | None) -> list[AutomationCore]:
+    """The automations of `automations.yaml`; those that notify, where there is a block to do so."""
+    found = []
+    for one in yaml.safe_load((FOLDER / "automations.yaml").read_text(encoding="utf-8"))["automations"]:
+        notifying: list[dict[str, Any]] = [act for act in one["actions"] if act["type"] == "send-notification"]
+        if notifying and block is None:
+            continue
+        for action in notifying:
+            action["block_document_id"] = block
+        found.append(AutomationCore.model_validate(one))
+    return found
+
+
+def _notify_block(client: SyncPrefectClient) -> UUID | None:
+    found = [one.id for one in client.read_block_documents(include_secrets=False) if one.name == NOTIFY_BLOCK]
+    return found[0] if found else None
