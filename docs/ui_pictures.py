@@ -3,7 +3,7 @@
 It starts a server and workers as `make up` does, in a folder of its own; fills in the form of `finetune/cuda`; follows
 the run; sees it fail, since something lies in the place where publishing writes its record; takes that away, and
 presses Retry. It ends with an error where a step was done twice or the run did not complete. It needs what
-`pictures.py` needs, and takes about five minutes on two cores.
+`pictures.py` needs, and takes about two minutes on two cores.
 """
 
 from __future__ import annotations
