@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 from conftest import problems, resolved
 
+from smollm3_ft import layers, permitted
+from smollm3_ft.config import Config
+
 
 @pytest.fixture
 def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
@@ -73,7 +76,8 @@ ASKS = [
 @pytest.mark.parametrize(("key", "words"), [(key, words) for key, *words in ASKS])
 def test_who_may_be_published_to(key: str, words: list[str], owners: str, refused: bool) -> None:
     """Only the permitted owners, and anyone where nothing is said."""
-    found = problems(*words, environment={"SMOLLM3_FT_PUBLISH_OWNERS": owners})
+    asked = Config.model_validate(layers.parse_words(words))
+    found = permitted.refused(asked, {"SMOLLM3_FT_PUBLISH_OWNERS": owners})
     said = f"{key}: what belongs to acme may not be published here; allowed are the owners mine, other"
     assert (said in map(str, found)) == refused
 
@@ -82,7 +86,8 @@ def test_who_may_be_published_to(key: str, words: list[str], owners: str, refuse
 def test_a_repository_without_an_owner_is_the_users(username: str, said: str | None) -> None:
     """It is published under `HF_USERNAME`, which is then what has to be permitted."""
     environment = {"SMOLLM3_FT_PUBLISH_OWNERS": "mine", "HF_USERNAME": username}
-    found = [one for one in problems("publish.target=hub", environment=environment) if one.where == "publish.repo"]
+    asked = Config.model_validate({"publish": {"target": "hub"}})
+    found = [one for one in permitted.refused(asked, environment) if one.where == "publish.repo"]
     assert [said in one.what and "allowed are the owners mine" in one.remedy for one in found] == [True] * bool(said)
 
 
