@@ -9,21 +9,26 @@ if __name__ == "__main__":  # before Prefect is imported: a wrong key is answere
 
 import contextvars
 import threading
+import time
+import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.runtime import flow_run
 
 from flows.finetune import finetune_flow
 from smollm3_ft import locks, pruning, report, runs, sweeping, sweepreport, trials
-from smollm3_ft.config import Config
+from smollm3_ft.config import Config, pool_of
 from smollm3_ft.errors import ConfigError, Stopped, TrainingError
 from smollm3_ft.searchspace import Sweep
 from smollm3_ft.sweeping import Search
 from smollm3_ft.trials import Told, Trial
-from tasks import steps
+from tasks import pool_trials, remote, steps
+from tasks.pool_trials import Child
 from tasks.setup import close_former
 from tasks.steps import call, options
 from tasks.sweeping import report_sweep, resolve_sweep
@@ -55,16 +60,70 @@ def sweep_flow(config: Config, sweep: Sweep) -> dict[str, Any]:
 
 
 def _trials(search: Search) -> None:
-    while (trial := trials.next_trial(search)) is not None:
-        values = ", ".join(f"{key}={sweepreport.shown(value)}" for key, value in trial.values.items())
-        steps.log.info("trial %d of %d: %s", trial.number + 1, search.sweep.trials, values, extra={"heading": True})
-        told = _tried(search, trial)
-        ended, value = sweepreport.described(told._asdict(), None), sweepreport.shown(told.value)
-        steps.log.info("%s: %s, %s %s", told.name, ended, search.sweep.metric, value, extra={"heading": True})
-        sweepreport.write(search, "interrupted")  # until it is not
+    pool = pool_of(search.config)
+    if pool is None:
+        _one_by_one(search)
+    else:
+        with get_client(sync_client=True) as client:
+            try:
+                _on_pool(client, search, pool)
+            except BaseException:
+                remote.end_children_of(client, uuid.UUID(str(flow_run.id)))
+                raise
     all_told = trials.listed(search)
     if trials.best(all_told, search.sweep) is None:
         raise TrainingError(f"no trial was completed: {all_told[0].cause}", "see the trials' reports")
+
+
+def _on_pool(client: SyncPrefectClient, search: Search, pool: str) -> None:
+    """As many trials at once as the pool has workers. One that somebody cancels is left alone, and noted at the end."""
+    children: dict[int, Child] = {}
+    while True:
+        for trial in _more(client, search, pool, children):
+            _announce(search, trial)
+            _note(search, children, trial, pool_trials.begin(client, search, pool, trial))
+        if all(child.is_cancelled for child in children.values()):
+            break
+        time.sleep(remote.SECONDS_BETWEEN_LOOKS)
+        for child in tuple(children.values()):
+            _note(search, children, child.trial, pool_trials.look(client, search, child))
+    for child in children.values():
+        _say(search, trials.failed(search, child.trial, "its flow run was cancelled"))
+
+
+def _more(client: SyncPrefectClient, search: Search, pool: str, children: dict[int, Child]) -> Iterator[Trial]:
+    """Trials to begin now."""
+    most = pool_trials.at_once(client, search, pool)
+    while sum(not child.is_cancelled for child in children.values()) < most:
+        trial = trials.next_trial(search, children)
+        if trial is None:
+            return
+        yield trial
+
+
+def _note(search: Search, children: dict[int, Child], trial: Trial, now: Child | Told) -> None:
+    if isinstance(now, Told):
+        children.pop(trial.number, None)
+        _say(search, now)
+    else:
+        children[trial.number] = now
+
+
+def _one_by_one(search: Search) -> None:
+    while (trial := trials.next_trial(search)) is not None:
+        _announce(search, trial)
+        _say(search, _tried(search, trial))
+
+
+def _announce(search: Search, trial: Trial) -> None:
+    values = ", ".join(f"{key}={sweepreport.shown(value)}" for key, value in trial.values.items())
+    steps.log.info("trial %d of %d: %s", trial.number + 1, search.sweep.trials, values, extra={"heading": True})
+
+
+def _say(search: Search, told: Told) -> None:
+    ended, value = sweepreport.described(told._asdict(), None), sweepreport.shown(told.value)
+    steps.log.info("%s: %s, %s %s", told.name, ended, search.sweep.metric, value, extra={"heading": True})
+    sweepreport.write(search, "interrupted")  # until it is not
 
 
 def _tried(search: Search, trial: Trial) -> Told:

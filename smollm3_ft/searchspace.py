@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt, field_validator
 from pydantic.fields import FieldInfo
 
 from smollm3_ft import layers, resolve
-from smollm3_ft.config import Auto, Config, Section, union_members
+from smollm3_ft.config import Auto, Config, Section, pool_of, union_members
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.validation import keys, sections_in, validated
 
@@ -33,7 +33,7 @@ class Sweep(Section):
     """A search: what is varied, how often, and by which validation metric a trial is judged."""
 
     trials: PositiveInt = Field(20, description="Trainings in all")
-    parallel: PositiveInt | Auto = Field("auto", description="Trials at a time; auto is one for each worker")
+    parallel: PositiveInt | Auto = Field("auto", description="Trials at a time, no more than the pool has workers")
     metric: Literal["loss", "token_accuracy", "reward_accuracy", "reward_margin"] = Field(
         "loss", description="Of the validation rows; a loss is to be small, the others large"
     )
@@ -126,8 +126,9 @@ def _of_the_sweep(config: Config, sweep: Sweep) -> Iterator[Problem]:
         yield Problem("sweep.metric", "is measured on validation rows, and there are none", "give data.validation")
     if sweep.metric in OF_PAIRS and config.train.method != "dpo":
         yield Problem("sweep.metric", f"{sweep.metric} is of train.method=dpo", "use loss or token_accuracy")
-    if sweep.parallel not in ("auto", 1):
-        yield Problem("sweep.parallel", f"{sweep.parallel} trials at a time need workers", "leave it auto")
+    if sweep.parallel not in ("auto", 1) and pool_of(config) is None:
+        what = f"{sweep.parallel} trials at a time need workers"
+        yield Problem("sweep.parallel", what, "name their pool (compute.pool=cuda), or leave it auto")
     if sweep.publish_best and config.publish.target == "none":
         yield Problem("sweep.publish_best", "publish.target is none", "say where to publish it")
 

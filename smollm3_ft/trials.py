@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -58,8 +59,8 @@ def check_unfinished(search: Search, accept_changes: bool) -> None:
                 raise ConfigError(*(Problem(name, what, remedy) for name, what in changed.items()))
 
 
-def next_trial(search: Search) -> Trial | None:
-    """The unfinished trial to go on with, or a new one; None where all have been.
+def next_trial(search: Search, at_work: Collection[int] = ()) -> Trial | None:
+    """The unfinished trial to go on with, or a new one; None where all have been, or are at work, by their numbers.
 
     Raises TrainingError where one after the other fails.
     """
@@ -68,8 +69,9 @@ def next_trial(search: Search) -> Trial | None:
 
     study = _study(search)
     known = study.get_trials(deepcopy=False)
-    unfinished = next((one for one in known if one.state == TrialState.RUNNING), None)
-    last = known[-FAILURES:]
+    running = [one for one in known if one.state == TrialState.RUNNING]
+    unfinished = next((one for one in running if one.number not in at_work), None)
+    last = [one for one in known if one not in running][-FAILURES:]
     if unfinished is None and len(last) == FAILURES and all(one.state == TrialState.FAIL for one in last):
         cause = last[-1].user_attrs.get(CAUSE, "")
         raise TrainingError(f"{FAILURES} trials in a row failed, the last: {cause}", "see their reports")
@@ -87,12 +89,18 @@ def configuration(search: Search, trial: Trial) -> Config:
 
 
 def follow(search: Search, trial: Trial, stop: threading.Event) -> None:
-    """Read the journal of a training until told to stop; prune it once it is hopeless."""
-    path, offset = search.runs_dir / trial.name / "metrics.jsonl", 0
-    while not stop.wait(SECONDS_BETWEEN):
-        new, offset = journal.read_new(path, offset)
-        if any(record.kind == "eval" for record in new) and judged_hopeless(search, trial):
-            return
+    """Judge a training by its journal until told to stop, or until it is hopeless."""
+    folder, read = search.runs_dir / trial.name, 0
+    while not stop.wait(SECONDS_BETWEEN) and pruning.reason(folder) is None:
+        read = judge(search, trial, read)
+
+
+def judge(search: Search, trial: Trial, read: int) -> int:
+    """Read a training's journal on; prune it once it is hopeless. Returns how far it has been read, in bytes."""
+    new, read = journal.read_new(search.runs_dir / trial.name / "metrics.jsonl", read)
+    if any(record.kind == "eval" for record in new):
+        judged_hopeless(search, trial)
+    return read
 
 
 def judged_hopeless(search: Search, trial: Trial) -> bool:

@@ -12,15 +12,21 @@ from typing import Any
 
 from prefect import Task, task
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey, FlowRunFilterParentFlowRunId
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterIdempotencyKey,
+    FlowRunFilterParentFlowRunId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Cancelling, Crashed, Scheduled
 
 from smollm3_ft import errors, files, fit
-from smollm3_ft.config import pool_of
+from smollm3_ft.config import Config, pool_of
 from smollm3_ft.errors import ConfigError, FinetuneError, Problem, ProcessDied, Stopped, TrainingError
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.report import Step
@@ -35,18 +41,19 @@ SECONDS_TO_END = 25  # the worker that ends a cancelled parent gives it 30
 SECONDS_WITHOUT_SERVER = 600
 
 
-def check(run: Run) -> None:
-    """Raise ConfigError where the run is for a pool that the Prefect server knows nothing to start on."""
-    pool = pool_of(run.config)
+def check(config: Config, *besides: str) -> None:
+    """Raise ConfigError where a pool is to train, and the Prefect server has no deployment to start on it."""
+    pool = pool_of(config)
     if pool is None:
         return
     with get_client(sync_client=True) as client:
-        try:
-            client.read_deployment_by_name(_deployment(pool))
-        except ObjectNotFound:
-            what = f"the Prefect server has no deployment {_deployment(pool)}"
-            remedy = "register it (`make deploy`), or train here with compute.pool=none"
-            raise ConfigError(Problem("compute.pool", what, remedy)) from None
+        for name in (*besides, _deployment(pool)):
+            try:
+                client.read_deployment_by_name(name)
+            except ObjectNotFound:
+                what = f"the Prefect server has no deployment {name}"
+                remedy = "register it (`make deploy`), or train here with compute.pool=none"
+                raise ConfigError(Problem("compute.pool", what, remedy)) from None
 
 
 def _deployment(pool: str) -> str:
@@ -80,7 +87,7 @@ def train(run: Run, pool: str, kept: Trained | None) -> Trained:
         except BaseException:
             end_children_of(client, uuid.UUID(str(flow_run.id)))
             raise
-    _check(child)
+    check_ended(child)
     made = finished(run)
     if made is None:
         what = f"the child run {child.name} completed, and {run.path} does not hold what it made"
@@ -124,21 +131,34 @@ def _record_what_the_child_took(run: Run) -> None:
 def _start(client: SyncPrefectClient, run: Run, pool: str) -> FlowRun:
     """The child of this flow run: started now, or found as an earlier attempt left it, and resumed."""
     key = f"train-{flow_run.id}"
-    only = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=[key]))
-    found = client.read_flow_runs(flow_run_filter=only)
-    if not found:
-        parameters = {"run": str(run.path)}
-        child: FlowRun = run_deployment(  # type: ignore[assignment]  # it is awaitable only where something awaits
-            _deployment(pool), parameters=parameters, flow_run_name=run.name, timeout=0, idempotency_key=key
-        )
+    child = found(client, key)
+    if child is None:
+        child = start(_deployment(pool), run.name, {"run": str(run.path)}, key)
         log.info("child run %s waits for a worker of pool %s", child.name, pool)
         return child
-    child = found[0]
     if child.state is not None and child.state.is_final():
-        log.info("child run %s is resumed", child.name)
-        resumed: State[Any] = Scheduled(name="AwaitingRetry", message="Its parent goes on.")
-        client.set_flow_run_state(child.id, resumed, force=True)
+        resume(client, child)
     return client.read_flow_run(child.id)
+
+
+def found(client: SyncPrefectClient, key: str) -> FlowRun | None:
+    """The flow run that was started with this key."""
+    only = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=[key]))
+    return next(iter(client.read_flow_runs(flow_run_filter=only)), None)
+
+
+def start(deployment: str, name: str, parameters: dict[str, Any], key: str) -> FlowRun:
+    """Start a flow run below the task that calls this. Its key finds it again, and lets it be started once."""
+    return run_deployment(  # type: ignore[return-value]  # it is awaitable only where something awaits
+        deployment, parameters=parameters, flow_run_name=name, timeout=0, idempotency_key=key
+    )
+
+
+def resume(client: SyncPrefectClient, child: FlowRun) -> None:
+    """Let a flow run that has ended go on, as Retry in the UI does."""
+    log.info("child run %s is resumed", child.name)
+    resumed: State[Any] = Scheduled(name="AwaitingRetry", message="Its parent goes on.")
+    client.set_flow_run_state(child.id, resumed, force=True)
 
 
 def _follow(client: SyncPrefectClient, run: Run, child: FlowRun) -> FlowRun:
@@ -166,7 +186,7 @@ def _follow(client: SyncPrefectClient, run: Run, child: FlowRun) -> FlowRun:
     return child
 
 
-def _check(child: FlowRun) -> None:
+def check_ended(child: FlowRun) -> None:
     """Raise what ended the child, in its own words, unless it completed."""
     assert child.state is not None
     if child.state.is_completed():
@@ -186,27 +206,34 @@ def _check(child: FlowRun) -> None:
 
 
 def end_children_of(client: SyncPrefectClient, parent: uuid.UUID) -> None:
-    """End what a flow run has, or left, at work on its pool, and wait until nothing of it works on the run."""
-    only = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[parent]))
+    """End what a flow run has, or left, at work on pools, and wait until nothing of it works on a run."""
     try:
-        for child in client.read_flow_runs(flow_run_filter=only):
-            if child.state is not None and not child.state.is_final():
-                _end(client, child)
+        children = _at_work(client, parent)
+        for child in children:
+            _tell_to_end(client, child)
+        deadline = time.monotonic() + SECONDS_TO_END
+        while children and time.monotonic() < deadline:
+            time.sleep(0.5)
+            children = _at_work(client, parent)
     except UNREACHABLE as error:
         log.warning("what works on the pool could not be told to end: %s", error)
-
-
-def _end(client: SyncPrefectClient, child: FlowRun) -> None:
-    assert child.state is not None
-    message = "Its parent was ended."
-    if child.state.is_scheduled():  # nobody works on it, and nobody would answer
-        client.set_flow_run_state(child.id, Cancelled(message=message), force=True)
         return
-    client.set_flow_run_state(child.id, Cancelling(message=message))
-    deadline = time.monotonic() + SECONDS_TO_END
-    while time.monotonic() < deadline:
-        state = client.read_flow_run(child.id).state
-        if state is not None and state.is_final():
-            return
-        time.sleep(0.5)
-    log.warning("child run %s was told to end, and has not done so yet", child.name)
+    for child in children:
+        log.warning("child run %s was told to end, and has not done so yet", child.name)
+
+
+def _at_work(client: SyncPrefectClient, parent: uuid.UUID) -> list[FlowRun]:
+    """The children that have not ended, but for those that were a part of the parent's own process."""
+    ended = FlowRunFilterStateType(not_any_=[*TERMINAL_STATES])
+    only = FlowRunFilter(
+        parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[parent]), state=FlowRunFilterState(type=ended)
+    )
+    return [child for child in client.read_flow_runs(flow_run_filter=only) if child.deployment_id is not None]
+
+
+def _tell_to_end(client: SyncPrefectClient, child: FlowRun) -> None:
+    message = "Its parent was ended."
+    if child.state is not None and child.state.is_scheduled():  # nobody works on it, and nobody would answer
+        client.set_flow_run_state(child.id, Cancelled(message=message), force=True)
+    else:
+        client.set_flow_run_state(child.id, Cancelling(message=message))

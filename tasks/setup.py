@@ -49,7 +49,7 @@ def resolve_configuration(config: Config) -> Run:
 @task(**options("check environment", timeout=120, retries=0))
 def check_environment(run: Run) -> str:
     """Packages against the lock, the device, memory and disk."""
-    remote.check(run)
+    remote.check(run.config)
     departures = identity.departures()
     device = devices.detect()
     room = devices.free_disk(run.path)

@@ -16,6 +16,7 @@ from smollm3_ft import locks, plan, resolve, sweeping, sweepreport, trials
 from smollm3_ft.config import Config
 from smollm3_ft.searchspace import Sweep
 from smollm3_ft.sweeping import Search
+from tasks import pool_trials, remote
 from tasks.steps import done, options
 
 
@@ -25,6 +26,7 @@ def resolve_sweep(config: Config, sweep: Sweep) -> Search:
     resolved = resolve.resolve(config).config
     runs_dir = Path(resolved.runs_dir)
     plan.check_writable(runs_dir)
+    remote.check(resolved, pool_trials.DEPLOYMENT)
     if resolved.name is None:
         started = flow_run.scheduled_start_time or datetime.datetime.now(datetime.UTC)
         resolved = resolved.model_copy(update={"name": sweeping.new_name(runs_dir, started)})

@@ -32,7 +32,9 @@ def test_what_is_registered() -> None:
     expected = {
         "finetune/local": "default",
         "finetune/cuda": "default",
+        "finetune/trial": "default",
         "train/cuda": "cuda",
+        "sweep/cuda": "default",
         "publish/default": "default",
     }
     assert pools == pools | expected
@@ -141,7 +143,7 @@ def test_how_a_child_ended_is_how_its_parent_fails(state: State[None], kind: typ
     """In the child's own words; only a death is tried again by itself."""
     child = FlowRun(flow_id=uuid.uuid4(), name="one", state=state)
     with pytest.raises(kind, match=words) as caught:
-        remote._check(child)
+        remote.check_ended(child)
     assert isinstance(caught.value, errors.ProcessDied) == (kind is errors.ProcessDied)
 
 
