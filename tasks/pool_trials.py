@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import datetime
 import time
+import uuid
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
+from prefect import Task
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, WorkerStatus
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runtime import flow_run
+from prefect.states import Pending
 
 from smollm3_ft import pruning, trials
 from smollm3_ft.errors import ConfigError, ProcessDied, RunBusy, Stopped, TrainingError
 from smollm3_ft.sweeping import Search
 from smollm3_ft.trials import Told, Trial
 from tasks import remote
-from tasks.steps import UNREACHABLE, log, options
+from tasks.steps import UNREACHABLE, log
 
 DEPLOYMENT = "finetune/trial"
 RESUMED = 3  # times, of a trial that was interrupted by no doing of its own
@@ -67,14 +68,21 @@ def begin(client: SyncPrefectClient, search: Search, pool: str, trial: Trial) ->
         return trials.failed(search, trial, error.message)
     here = config.compute.model_copy(update={"pool": pool})  # a worker of `default` may have been told another one
     given = config.model_copy(update={"compute": here}).model_dump(mode="json")
-    named = start_trial.with_options(name=trial.name, task_run_name=trial.name)
-    return Child(trial, named(trial.name, {"config": given}, key))
+    return Child(trial, answered(lambda: _start(client, trial.name, {"config": given}, key)))
 
 
-@task(**{**options("trial", timeout=120), "cache_policy": NO_CACHE, "persist_result": False})  # its key finds it
-def start_trial(name: str, parameters: dict[str, object], key: str) -> FlowRun:
-    """Start a trial's flow run below this task."""
-    return remote.start(DEPLOYMENT, name, parameters, key)
+def _start(client: SyncPrefectClient, name: str, parameters: dict[str, Any], key: str) -> FlowRun:
+    """Start a trial's flow run below a task of its name, whose state Prefect keeps as the flow run's."""
+    task: Task[[], None] = Task(_stands_for_a_flow_run, name="trial")
+    above = client.create_task_run(task, uuid.UUID(str(flow_run.id)), dynamic_key=key, name=name, state=Pending())
+    deployment = client.read_deployment_by_name(DEPLOYMENT)
+    return client.create_flow_run_from_deployment(
+        deployment.id, parameters=parameters, name=name, idempotency_key=key, parent_task_run_id=above.id
+    )
+
+
+def _stands_for_a_flow_run() -> None:
+    """What Prefect needs as the task above a flow run; nobody calls it."""
 
 
 def look(client: SyncPrefectClient, search: Search, child: Child) -> Child | Told:

@@ -131,27 +131,23 @@ def _record_what_the_child_took(run: Run) -> None:
 def _start(client: SyncPrefectClient, run: Run, pool: str) -> FlowRun:
     """The child of this flow run: started now, or found as an earlier attempt left it, and resumed."""
     key = f"train-{flow_run.id}"
-    child = found(client, key)
-    if child is None:
-        child = start(_deployment(pool), run.name, {"run": str(run.path)}, key)
+    before = found(client, key)
+    if before is None:
+        parameters = {"run": str(run.path)}
+        child: FlowRun = run_deployment(  # type: ignore[assignment]  # it is awaitable only where something awaits
+            _deployment(pool), parameters=parameters, flow_run_name=run.name, timeout=0, idempotency_key=key
+        )
         log.info("child run %s waits for a worker of pool %s", child.name, pool)
         return child
-    if child.state is not None and child.state.is_final():
-        resume(client, child)
-    return client.read_flow_run(child.id)
+    if before.state is not None and before.state.is_final():
+        resume(client, before)
+    return client.read_flow_run(before.id)
 
 
 def found(client: SyncPrefectClient, key: str) -> FlowRun | None:
     """The flow run that was started with this key."""
     only = FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=[key]))
     return next(iter(client.read_flow_runs(flow_run_filter=only)), None)
-
-
-def start(deployment: str, name: str, parameters: dict[str, Any], key: str) -> FlowRun:
-    """Start a flow run below the task that calls this. Its key finds it again, and lets it be started once."""
-    return run_deployment(  # type: ignore[return-value]  # it is awaitable only where something awaits
-        deployment, parameters=parameters, flow_run_name=name, timeout=0, idempotency_key=key
-    )
 
 
 def resume(client: SyncPrefectClient, child: FlowRun) -> None:

@@ -1,4 +1,4 @@
-"""A Prefect server with everything registered and two workers, each in a folder of its own, as on two machines."""
+"""A Prefect server with everything registered and its workers, each in a folder of its own, as on several machines."""
 
 import os
 import subprocess
@@ -40,10 +40,11 @@ class Deployed(NamedTuple):
     client: SyncPrefectClient
     runs_dir: Path
 
-    def start(self, deployment: str, name: str, **config: Any) -> UUID:
+    def start(self, deployment: str, name: str, sweep: dict[str, Any] | None = None, **config: Any) -> UUID:
         """Start a run of a deployment, as the UI does."""
         found = self.client.read_deployment_by_name(deployment)
-        parameters = {"config": {"name": name, "runs_dir": str(self.runs_dir), **config}}
+        parameters: dict[str, Any] = {"config": {"name": name, "runs_dir": str(self.runs_dir), **config}}
+        parameters |= {"sweep": sweep} if sweep is not None else {}
         return self.client.create_flow_run_from_deployment(found.id, parameters=parameters).id
 
     def ended(self, run: UUID) -> FlowRun:
@@ -124,8 +125,8 @@ def processes_of(*words: str) -> list[psutil.Process]:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[Deployed]:
-    """Server, deployments, and workers."""
+def opened(folder: Path, *more: str) -> Iterator[Deployed]:
+    """Server, deployments, and a worker for each pool; `more` of them by their names, `cuda-2` for `cuda`."""
     os.environ |= {"PREFECT_HOME": str(folder / "home"), "DO_NOT_TRACK": "1"}
     with server.running(folder / "runs") as prefect:
         settings = {
@@ -137,11 +138,11 @@ def opened(folder: Path) -> Iterator[Deployed]:
             register = [sys.executable, "-m", "flows.up", "deploy"]
             subprocess.run(register, cwd=ROOT, check=True, capture_output=True)
             started = []
-            for pool in POOLS:
-                place = folder / f"machine-{pool}"
+            for name in (*POOLS, *more):
+                place = folder / f"machine-{name}"
                 place.mkdir()
-                with (folder / f"{pool}.log").open("wb") as log:
-                    worker = pool_workers.Worker(pool, pool, {"PREFECT_WORKER_QUERY_SECONDS": "1"})
+                with (folder / f"{name}.log").open("wb") as log:
+                    worker = pool_workers.Worker(name.partition("-")[0], name, {"PREFECT_WORKER_QUERY_SECONDS": "1"})
                     started.append((worker, pool_workers.start(worker, place, log)))
             try:
                 yield Deployed(client, folder / "runs")
