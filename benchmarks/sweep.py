@@ -1,0 +1,210 @@
+"""A sweep on a pool, and a kill -9 of its flow's process in the middle: `python benchmarks/sweep.py [--json]`.
+
+A server, a worker of `default` and several of `cuda`, each in a folder of its own; the sweep is started as the UI does,
+killed when a third of its trials has been noted, and retried as the UI does.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import measure
+import psutil
+import results
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_CSRF_SUPPORT_ENABLED,
+    temporary_settings,
+)
+from prefect.states import Scheduled
+from results import Row
+
+from flows import server, up
+from smollm3_ft import files, identity
+
+ROOT = Path(__file__).parent.parent
+CONFIG: Row = {
+    "data": {"source": "builtin:demo"},
+    "train": {"max_steps": 60, "eval_steps": 10, "save_steps": 10},
+    "monitor": {"trackio": "off"},
+}
+SPACE = {"train.learning_rate": {"low": 1e-5, "high": 1e-2, "log": True}}
+SECONDS = 1200
+COLUMNS = {
+    "state": "noted as",
+    "worker": "worker",
+    "starts": "starts",
+    "trainings": "of training",
+    "began": "began, s",
+    "ended": "ended, s",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--trials", type=int, default=6)
+    parser.add_argument("--workers", type=int, default=2)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
+        result = measured(Path(folder), given.trials, given.workers)
+    sys.stdout.write(json.dumps(result, indent=2) + "\n" if given.json else "\n".join(_table(result)) + "\n")
+
+
+def measured(folder: Path, trials: int, workers: int) -> Row:
+    """Run it, kill it, retry it, and count."""
+    runs_dir, began = folder / "runs", time.time()
+    with opened(folder, workers) as client:
+        sweep = client.read_deployment_by_name("sweep/cuda")
+        parameters = {
+            "config": {**CONFIG, "name": "s", "runs_dir": str(runs_dir)},
+            "sweep": {"trials": trials, "space": SPACE},
+        }
+        run = client.create_flow_run_from_deployment(sweep.id, parameters=parameters).id
+        _until(lambda: _noted(runs_dir) >= max(1, trials // 3))
+        noted, prepared = _noted(runs_dir), _prepared(runs_dir)
+        _kill(run)
+        _until(lambda: _is_final(client.read_flow_run(run)))
+        killed = client.read_flow_run(run).state_name
+        client.set_flow_run_state(run, Scheduled(name="AwaitingRetry"), force=True)
+        _until(lambda: (now := client.read_flow_run(run)).run_count > 1 and _is_final(now))
+        found = [_row(client, child, runs_dir, began) for child in _children(client, run)]
+        rows = sorted(found, key=lambda row: row["began"])
+        state = client.read_flow_run(run).state_name
+    values = {
+        "noted": _noted(runs_dir),
+        "workers_used": len({row["worker"] for row in rows}),
+        "most_at_once": max(_at_once(rows)),
+        "prepared": len(_prepared(runs_dir)) if _prepared(runs_dir) == prepared else 2,
+        "started_again": sum(row["starts"] + row["trainings"] - 2 for row in rows),
+    }
+    goals = {"noted": ("=", trials), "workers_used": ("=", workers), "most_at_once": ("=", workers)}
+    return {
+        "schema_version": 1,
+        "device": measure.processor(),
+        "versions": {"python": platform.python_version(), **identity.versions()},
+        "killed": {"after_trials": noted, "state": killed},
+        "state": state,
+        "rows": rows,
+        "goals": results.judged(values, goals | {"prepared": ("=", 1), "started_again": ("=", 0)}),
+    }
+
+
+@contextmanager
+def opened(folder: Path, workers: int) -> Iterator[SyncPrefectClient]:
+    """The server, what is registered, and the workers."""
+    os.environ |= {"PREFECT_HOME": str(folder / "home"), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    with server.running(folder / "runs") as prefect:
+        subprocess.run([sys.executable, "-m", "flows.up", "deploy"], cwd=ROOT, check=True, capture_output=True)
+        names = [("default", "default"), *(("cuda", f"cuda-{number}") for number in range(workers))]
+        started = []
+        for pool, name in names:
+            place = folder / name
+            place.mkdir()
+            with (folder / f"{name}.log").open("wb") as log:
+                started.append(up.start(up.Worker(pool, name, {}), place, stdout=log, stderr=log))
+        settings = {
+            PREFECT_API_URL: prefect.api,
+            PREFECT_API_AUTH_STRING: prefect.password,
+            PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: True,
+        }
+        try:
+            with temporary_settings(settings), get_client(sync_client=True) as client:
+                yield client
+        finally:
+            up.stop(started)
+
+
+def _row(client: SyncPrefectClient, trial: FlowRun, runs_dir: Path, began: float) -> Row:
+    """What became of a trial: its flow run, and the one that trained it."""
+    told = _report(runs_dir)["trials"]
+    (training,) = _children(client, trial.id)
+    assert training.start_time is not None
+    assert training.end_time is not None
+    return {
+        "contender": trial.name,
+        "state": next(one["state"] for one in told if one["name"] == trial.name),
+        "worker": str(training.labels["prefect.worker.name"]),
+        "starts": trial.run_count,
+        "trainings": training.run_count,
+        "began": training.start_time.timestamp() - began,
+        "ended": training.end_time.timestamp() - began,
+    }
+
+
+def _at_once(rows: list[Row]) -> Iterator[int]:
+    """How many trained, each time that one began."""
+    for row in rows:
+        yield sum(one["began"] <= row["began"] < one["ended"] for one in rows)
+
+
+def _prepared(runs_dir: Path) -> set[tuple[str, int, int]]:
+    """The prepared data: each folder as it was made, by its inode and the time of its making."""
+    found = ((path, path.stat()) for path in (runs_dir / ".prepared").iterdir() if not path.name.startswith("."))
+    return {(path.name, stat.st_ino, stat.st_mtime_ns) for path, stat in found}
+
+
+def _children(client: SyncPrefectClient, parent: UUID) -> list[FlowRun]:
+    only = FlowRunFilterParentFlowRunId(any_=[parent])
+    return client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=only))
+
+
+def _report(runs_dir: Path) -> dict[str, Any]:
+    return files.read_json(runs_dir / ".sweeps" / "s" / "report.json")
+
+
+def _noted(runs_dir: Path) -> int:
+    """Trials that the sweep knows the end of."""
+    try:
+        return sum(one["state"] != "unfinished" for one in _report(runs_dir)["trials"])
+    except OSError:
+        return 0
+
+
+def _kill(run: UUID) -> None:
+    """Kill the process of a flow run, and no other."""
+    for process in psutil.process_iter():
+        try:
+            mine = process.environ().get("PREFECT__FLOW_RUN_ID") == str(run)
+        except psutil.Error:
+            continue
+        if mine and "prefect.engine" in process.cmdline():
+            process.kill()
+
+
+def _is_final(run: FlowRun) -> bool:
+    return run.state is not None and run.state.is_final()
+
+
+def _until(found: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not found():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nothing came about in {SECONDS} seconds")
+        time.sleep(0.2)
+
+
+def _table(result: Row) -> Iterator[str]:
+    yield f"{result['device']}; {results.versions(result['versions'])}"
+    killed = result["killed"]
+    yield f"killed after {killed['after_trials']} trials ({killed['state']}), retried: {result['state']}"
+    yield from results.rows(result["rows"], {row["contender"]: row["contender"] for row in result["rows"]}, COLUMNS)
+    yield from results.goals(result["goals"])
+
+
+if __name__ == "__main__":
+    main()
