@@ -91,6 +91,29 @@ def test_an_unfinished_trial_is_asked_again(begin: Begin) -> None:
     assert asked(begin()) == asked(begin())
 
 
+def test_trials_at_once_are_different_ones(begin: Begin) -> None:
+    """The unfinished ones that nobody works on come first, and there are no more than were asked for."""
+    before = begin(trials=3)
+    first, second = asked(before), trials.next_trial(before, [0])
+    search = begin(trials=3)
+    found = [trials.next_trial(search, range(at_work)) for at_work in range(4)]
+    assert found[:2] == [first, second]
+    assert [one and one.name for one in found] == ["s-1", "s-2", "s-3", None]
+
+
+def test_failures_in_a_row_are_those_of_the_trials_that_ended(begin: Begin) -> None:
+    """A trial that is still at work does not hide them."""
+    search = begin()
+    asked(search)
+    for number in range(1, 1 + trials.FAILURES):
+        trial = trials.next_trial(search, [0])
+        assert trial is not None
+        assert trial.number == number
+        trials.failed(search, trial, "no")
+    with pytest.raises(TrainingError, match="3 trials in a row failed"):
+        trials.next_trial(search, [0])
+
+
 def test_a_sweep_that_goes_on_proposes_what_it_would_have(begin: Begin, plan: TrainingPlan) -> None:
     """Interrupted after two trials or not, the four are the same."""
     undisturbed = begin("whole")
