@@ -1,7 +1,7 @@
 """A sweep on a pool, and a kill -9 of its flow's process in the middle: `python benchmarks/sweep.py [--json]`.
 
 A server, a worker of `default` and several of `cuda`, each in a folder of its own; the sweep is started as the UI does,
-killed when a third of its trials has been noted, and retried as the UI does.
+killed when a third of its trials has been noted and the next ones train, and retried as the UI does.
 """
 
 import argparse
@@ -44,6 +44,7 @@ CONFIG: Row = {
 }
 SPACE = {"train.learning_rate": {"low": 1e-5, "high": 1e-2, "log": True}}
 SECONDS = 1200
+SECONDS_UNTIL_RETRIED = 5  # a worker says twice that a process has died: in between a retry would be crashed again
 COLUMNS = {
     "state": "noted as",
     "worker": "worker",
@@ -75,11 +76,13 @@ def measured(folder: Path, trials: int, workers: int) -> Row:
             "sweep": {"trials": trials, "space": SPACE},
         }
         run = client.create_flow_run_from_deployment(sweep.id, parameters=parameters).id
-        _until(lambda: _noted(runs_dir) >= max(1, trials // 3))
-        noted, prepared = _noted(runs_dir), _prepared(runs_dir)
+        third = max(1, trials // 3)
+        _until(lambda: _noted(runs_dir) >= third and _begun(runs_dir) >= min(third + workers, trials))
+        noted, begun, prepared = _noted(runs_dir), _begun(runs_dir), _prepared(runs_dir)
         _kill(run)
         _until(lambda: _is_final(client.read_flow_run(run)))
         killed = client.read_flow_run(run).state_name
+        time.sleep(SECONDS_UNTIL_RETRIED)
         client.set_flow_run_state(run, Scheduled(name="AwaitingRetry"), force=True)
         _until(lambda: (now := client.read_flow_run(run)).run_count > 1 and _is_final(now))
         found = [_row(client, child, runs_dir, began) for child in _children(client, run)]
@@ -97,7 +100,7 @@ def measured(folder: Path, trials: int, workers: int) -> Row:
         "schema_version": 1,
         "device": measure.processor(),
         "versions": {"python": platform.python_version(), **identity.versions()},
-        "killed": {"after_trials": noted, "state": killed},
+        "killed": {"noted": noted, "begun": begun, "state": killed},
         "state": state,
         "rows": rows,
         "goals": results.judged(values, goals | {"prepared": ("=", 1), "started_again": ("=", 0)}),
@@ -175,6 +178,11 @@ def _noted(runs_dir: Path) -> int:
         return 0
 
 
+def _begun(runs_dir: Path) -> int:
+    """Trials whose training has written something."""
+    return len(list(runs_dir.glob("s-*/metrics.jsonl")))
+
+
 def _kill(run: UUID) -> None:
     """Kill the process of a flow run, and no other."""
     for process in psutil.process_iter():
@@ -201,7 +209,8 @@ def _until(found: Callable[[], bool]) -> None:
 def _table(result: Row) -> Iterator[str]:
     yield f"{result['device']}; {results.versions(result['versions'])}"
     killed = result["killed"]
-    yield f"killed after {killed['after_trials']} trials ({killed['state']}), retried: {result['state']}"
+    counts = f"{killed['noted']} trials noted, {killed['begun']} begun"
+    yield f"killed with {counts}: {killed['state']}; retried: {result['state']}"
     yield from results.rows(result["rows"], {row["contender"]: row["contender"] for row in result["rows"]}, COLUMNS)
     yield from results.goals(result["goals"])
 

@@ -169,13 +169,15 @@ def pooled(place: Deployed, name: str, source: Path, trials: int, steps: int) ->
 
 @pytest.fixture(scope="module")
 def at_once(place: Deployed, source: Path) -> UUID:
-    """Two trials, whose sweep's process is killed while they train, and which is retried when they may have ended."""
+    """Two trials, whose sweep's process is killed while they train, and which is retried when they have ended."""
     run = pooled(place, "p", source, trials=2, steps=20)
     for name in ("p-1", "p-2"):
         place.saved(name, 5)
     for process in processes_of(str(run)):
         process.kill()
     assert place.ended(run).state_name == "Crashed"
+    for trial in place.children(run):
+        assert place.ended(trial.id).state_name == "Completed"
     place.retry(run)
     assert place.ended(run).state_name == "Completed"
     return run
