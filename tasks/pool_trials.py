@@ -55,11 +55,13 @@ def at_once(client: SyncPrefectClient, search: Search, pool: str) -> int:
 
 
 def begin(client: SyncPrefectClient, search: Search, pool: str, trial: Trial) -> Child | Told:
-    """A trial's flow run: started now, or found as it was when the sweep's process was killed."""
+    """A trial's flow run: started now, or found as the sweep left it; one that was cancelled goes on."""
     key = f"trial-{flow_run.id}-{trial.name}"
-    run = answered(lambda: remote.found(client, key))
-    if run is not None:
-        return Child(trial, run)
+    before = answered(lambda: remote.found(client, key))
+    if before is not None:
+        if before.state is not None and before.state.is_cancelled():
+            answered(lambda: remote.resume(client, before))
+        return Child(trial, answered(lambda: client.read_flow_run(before.id)))
     if trials.judged_hopeless(search, trial):  # by what it has from another flow run of this sweep
         return trials.pruned(search, trial, str(pruning.reason(search.runs_dir / trial.name)))
     try:

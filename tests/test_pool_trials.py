@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from conftest import configure
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType, Worker, WorkerStatus
 from prefect.states import Cancelled, Crashed, Failed, Running
 
@@ -31,6 +32,10 @@ class Server(NamedTuple):
 
     def read_flow_run(self, _id: uuid.UUID) -> FlowRun:
         return self.run
+
+    def read_flow_runs(self, *, flow_run_filter: FlowRunFilter) -> list[FlowRun]:
+        assert flow_run_filter.idempotency_key is not None
+        return [self.run]
 
     def set_flow_run_state(self, _id: uuid.UUID, state: State[Any], *, force: bool) -> None:
         assert force
@@ -82,6 +87,16 @@ def test_a_trial_at_work_stays_so(begin: Begin) -> None:
         assert isinstance(child, Child)
         assert child.is_cancelled == (state.type == StateType.CANCELLED)
         assert server.run.state.type == state.type
+
+
+@pytest.mark.parametrize(("state", "goes_on"), [(Running(), "Running"), (Cancelled(), "AwaitingRetry")])
+def test_a_sweep_that_goes_on_finds_its_trials(begin: Begin, state: State[Any], goes_on: str) -> None:
+    """None is started again; those that were cancelled with it go on."""
+    search, trial = begin()
+    server = served(state)
+    child = pool_trials.begin(server, search, "cuda", trial)
+    assert child == Child(trial, server.run)
+    assert server.run.state.name == goes_on
 
 
 def test_a_trial_that_fails_is_noted_with_its_cause(begin: Begin) -> None:
