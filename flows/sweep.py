@@ -29,7 +29,7 @@ from smollm3_ft.sweeping import Search
 from smollm3_ft.trials import Told, Trial
 from tasks import pool_trials, remote, steps
 from tasks.pool_trials import Child
-from tasks.setup import close_former
+from tasks.setup import close_former, name_flow_run
 from tasks.steps import call, options
 from tasks.sweeping import report_sweep, resolve_sweep
 
@@ -49,6 +49,7 @@ def sweep_flow(config: Config, sweep: Sweep) -> dict[str, Any]:
     search = call(resolve_sweep, config, sweep)
     with locks.hold(search.runs_dir, sweeping.lock(search.name)):
         close_former(search)
+        name_flow_run(search)
         try:
             _trials(search)
             _publish_best(search)
