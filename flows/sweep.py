@@ -39,7 +39,7 @@ OF_STEPS = {"cache_policy": NO_CACHE, "persist_result": False, "timeout_seconds"
 
 
 def _run_name() -> str:
-    return flow_run.parameters["config"].name or "sweep"
+    return str(flow_run.parameters["config"].name or flow_run.name)  # until one is settled
 
 
 @flow(name="sweep", flow_run_name=_run_name, persist_result=True)
