@@ -90,10 +90,10 @@ def measured(folder: Path, trials: int, workers: int) -> Row:
         state = client.read_flow_run(run).state_name
     values = {
         "noted": _noted(runs_dir),
-        "workers_used": len({row["worker"] for row in rows}),
+        "workers_used": len({row["worker"] for row in rows} - {"none"}),
         "most_at_once": max(_at_once(rows)),
         "prepared": len(_prepared(runs_dir)) if _prepared(runs_dir) == prepared else 2,
-        "started_again": sum(row["starts"] + row["trainings"] - 2 for row in rows),
+        "started_again": sum(max(row["starts"], row["trainings"]) - 1 for row in rows),
     }
     goals = {"noted": ("=", trials), "workers_used": ("=", workers), "most_at_once": ("=", workers)}
     return {
@@ -133,20 +133,15 @@ def opened(folder: Path, workers: int) -> Iterator[SyncPrefectClient]:
 
 
 def _row(client: SyncPrefectClient, trial: FlowRun, runs_dir: Path, began: float) -> Row:
-    """What became of a trial: its flow run, and the one that trained it."""
-    told = _report(runs_dir)["trials"]
-    (training,) = _children(client, trial.id)
-    assert training.start_time is not None
-    assert training.end_time is not None
-    return {
-        "contender": trial.name,
-        "state": next(one["state"] for one in told if one["name"] == trial.name),
-        "worker": str(training.labels["prefect.worker.name"]),
-        "starts": trial.run_count,
-        "trainings": training.run_count,
-        "began": training.start_time.timestamp() - began,
-        "ended": training.end_time.timestamp() - began,
-    }
+    """What became of a trial: its flow run, and the one that trained it, if it came to that."""
+    told = next(one for one in _report(runs_dir)["trials"] if one["name"] == trial.name)
+    row = {"contender": trial.name, "state": told["state"], "cause": told["cause"], "starts": trial.run_count}
+    for training in _children(client, trial.id):
+        assert training.start_time is not None
+        assert training.end_time is not None
+        row |= {"worker": str(training.labels["prefect.worker.name"]), "trainings": training.run_count}
+        row |= {"began": training.start_time.timestamp() - began, "ended": training.end_time.timestamp() - began}
+    return {"worker": "none", "trainings": 0, "began": 0.0, "ended": 0.0} | row
 
 
 def _at_once(rows: list[Row]) -> Iterator[int]:
@@ -211,6 +206,7 @@ def _table(result: Row) -> Iterator[str]:
     killed = result["killed"]
     counts = f"{killed['noted']} trials noted, {killed['begun']} begun"
     yield f"killed with {counts}: {killed['state']}; retried: {result['state']}"
+    yield from (f"{row['contender']}: {row['cause']}" for row in result["rows"] if row["cause"])
     yield from results.rows(result["rows"], {row["contender"]: row["contender"] for row in result["rows"]}, COLUMNS)
     yield from results.goals(result["goals"])
 
