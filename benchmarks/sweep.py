@@ -90,12 +90,13 @@ def measured(folder: Path, trials: int, workers: int) -> Row:
         state = client.read_flow_run(run).state_name
     values = {
         "noted": _noted(runs_dir),
+        "failed": sum(row["state"] == "failed" for row in rows),
         "workers_used": len({row["worker"] for row in rows} - {"none"}),
         "most_at_once": max(_at_once(rows)),
         "prepared": len(_prepared(runs_dir)) if _prepared(runs_dir) == prepared else 2,
         "started_again": sum(max(row["starts"], row["trainings"]) - 1 for row in rows),
     }
-    goals = {"noted": ("=", trials), "workers_used": ("=", workers), "most_at_once": ("=", workers)}
+    goals = {"noted": ("=", trials), "failed": ("=", 0), "workers_used": ("=", workers), "most_at_once": ("=", workers)}
     return {
         "schema_version": 1,
         "device": measure.processor(),
