@@ -33,7 +33,7 @@ from prefect.settings import (
 from prefect.states import Scheduled
 from results import Row
 
-from flows import server, up
+from flows import pool_workers, server
 from smollm3_ft import files, identity
 
 ROOT = Path(__file__).parent.parent
@@ -120,7 +120,8 @@ def opened(folder: Path, workers: int) -> Iterator[SyncPrefectClient]:
             place = folder / name
             place.mkdir()
             with (folder / f"{name}.log").open("wb") as log:
-                started.append(up.start(up.Worker(pool, name, {}), place, stdout=log, stderr=log))
+                worker = pool_workers.Worker(pool, name, {})
+                started.append((worker, pool_workers.start(worker, place, log)))
         settings = {
             PREFECT_API_URL: prefect.api,
             PREFECT_API_AUTH_STRING: prefect.password,
@@ -130,7 +131,7 @@ def opened(folder: Path, workers: int) -> Iterator[SyncPrefectClient]:
             with temporary_settings(settings), get_client(sync_client=True) as client:
                 yield client
         finally:
-            up.stop(started)
+            pool_workers.stop(started)
 
 
 def _row(client: SyncPrefectClient, trial: FlowRun, runs_dir: Path, began: float) -> Row:
