@@ -1,5 +1,6 @@
 """A folder of runs beside a Prefect server, and the command that is run in it."""
 
+import json
 import os
 import subprocess
 import sys
