@@ -7,6 +7,7 @@ creation of a repository, nor a question about one.
 from __future__ import annotations
 
 import functools
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -35,18 +36,28 @@ def api() -> HfApi:
 
 
 @functools.cache
-def limit_waiting(silent: float = SILENT) -> None:
-    """Give up a request after so many seconds without a byte, in every use of the client in this process."""
+def limit_waiting() -> None:
+    """Give up a request after SILENT seconds without a byte, in every use of the client in this process.
+
+    Nothing is said of attempts that are repeated: what fails in the end is said by who asked.
+    """
     import httpx2
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils._http import default_client_factory
 
+    def limit(request: httpx2.Request) -> None:
+        # Not the client's own timeout: some calls, such as `repo_info`, take it away again with a None of their own.
+        given = request.extensions.get("timeout", {})
+        usual = {"connect": CONNECTING, "read": SILENT, "write": SILENT, "pool": SILENT}
+        request.extensions["timeout"] = {name: given.get(name) or seconds for name, seconds in usual.items()}
+
     def made() -> httpx2.Client:
         client = default_client_factory()
-        client.timeout = httpx2.Timeout(silent, connect=CONNECTING)
+        client.event_hooks["request"].append(limit)
         return client
 
     set_client_factory(made)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what is tried again is no news
 
 
 def insist(ask: Callable[[], Answer], patience: float) -> Answer:

@@ -176,10 +176,16 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing is printed; `Hub.requests` holds the requests."""
 
 
+class Server(ThreadingHTTPServer):
+    """Many clients may knock at once."""
+
+    request_queue_size = 128
+
+
 @contextmanager
 def hub(more_routes: Routes | None = None) -> Iterator[Hub]:
     """A Hub on a free loopback port, which lives as long as the block. `more_routes` come before its own."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", 0), Handler)
     server.hub = Hub(f"http://127.0.0.1:{server.server_port}", {**(more_routes or {}), **ROUTES})
     threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
     try:

@@ -1,7 +1,8 @@
 """The experiment dataset on the Hub: each run replaces its own files there, and no run touches another's.
 
-A push is one commit of all of a run's files on top of the head that it looked at. Where somebody else has committed
-since, the Hub refuses it (412), and it is made again on the new head; made twice, it has one effect.
+A push is one commit of all of a run's files, whatever others commit meanwhile: it names no parent, since only the run
+itself writes there. Made twice it has one effect: the client sends nothing that is there already. The card alone is
+for all; it is written once, by whoever finds the repository empty.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import DatasetInfo
 
-PATIENCE = 60.0  # seconds in which a push is tried; then again with the next delivery
+PATIENCE = 90.0  # seconds in which a push is begun again; then with the next delivery
 CARD = "README.md"
 OF_A_NEW_REPOSITORY = {".gitattributes"}
 REMEDY = "name another one, or use monitor.dataset=none"
@@ -100,10 +101,9 @@ def _commit(api: HfApi, repo: str, made: dict[str, bytes], title: str) -> None:
     from huggingface_hub import CommitOperationAdd
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    head = api.dataset_info(repo).sha
     add = [CommitOperationAdd(path, content) for path, content in made.items()]
     with disable_progress_bars():
-        api.create_commit(repo, add, commit_message=title, repo_type="dataset", parent_commit=head)
+        api.create_commit(repo, add, commit_message=title, repo_type="dataset")
 
 
 @contextmanager
