@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flows import data, gc, rows
+from flows import compare, data, gc, rows
+from flows import runs as listing
 from smollm3_ft import disk, layers, locks, plan, report, resolve, runs
 from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, FinetuneError, Problem, RunBusy, Stopped
@@ -188,17 +189,11 @@ def _show_plan(resolved: Resolved) -> None:
     console.print(table)
 
 
-def _there(words: str) -> Path:
-    """The folder that `runs`, or `runs_dir=runs`, names."""
-    folder = Path(words.removeprefix("runs_dir=")).absolute()
-    if not folder.is_dir():
-        raise ConfigError(Problem("runs_dir", f"there is no folder {folder}", "begin a run first, or name another"))
-    return folder
-
-
 app.command("data")(data.command)
 app.command("rows")(rows.command)
 app.command("gc")(gc.command)
+app.command("runs")(listing.command)
+app.command("compare")(compare.command)
 
 
 @app.command("plan")
@@ -207,23 +202,12 @@ def _plan(words: Words = None, debug: Debug = False) -> None:  # noqa: ARG001  #
     _show_plan(load(words or []))
 
 
-@app.command("runs")
-def _runs(runs_dir: RunsDir = "runs") -> None:
-    """The runs there are, the newest first."""
-    table = Table(box=None, padding=(0, 2))
-    for column in ("name", "status", "began", "model"):
-        table.add_column(column)
-    for run in runs.listed(_there(runs_dir)):
-        table.add_row(run.name, runs.status(run.path), run.created, run.config.model.name)
-    console.print(table)
-
-
 @app.command("dashboard")
 def _dashboard(runs_dir: RunsDir = "runs") -> None:
     """Trackio's dashboard over the local runs, until Ctrl-C."""
     from smollm3_ft.monitoring import local_trackio, trackio_rows
 
-    os.environ["TRACKIO_DIR"] = str(local_trackio.folder(_there(runs_dir)))
+    os.environ["TRACKIO_DIR"] = str(local_trackio.folder(listing.folder(runs_dir)))
     os.execvp(sys.executable, [sys.executable, "-m", "trackio.cli", "show", "--project", trackio_rows.PROJECT])  # noqa: S606
 
 
@@ -233,7 +217,7 @@ def _ui(runs_dir: RunsDir = "runs") -> None:
     from flows import server, session
 
     signal.signal(signal.SIGTERM, session.terminated)
-    place = _there(runs_dir)
+    place = listing.folder(runs_dir)
     plan.check_writable(place)
     with server.running(place) as prefect:
         login = f"  (password {prefect.password})" if prefect.password else ""

@@ -58,6 +58,15 @@ def fetch_model(name: str, commit: str, weights: bool) -> Path:
         return Path(snapshot_download(name, revision=commit, allow_patterns=patterns))
 
 
+def fetch_dataset_files(key: str, name: str, patterns: list[str]) -> Path:
+    """The folder, in the local cache, of a dataset's files that the patterns name, as they are now."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    with _named(key, name), disable_progress_bars():
+        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=patterns))
+
+
 def dataset_commit(name: str) -> str:
     with _named("data.source", name):
         commit = hubclient.api().dataset_info(name).sha

@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 TEMPLATES = Path(__file__).parent / "templates"
-COLOURS = ("#4c72d9", "#c8731f")  # readable on light and dark
+COLOURS = ("#4c72d9", "#c8731f", "#2a9a6a", "#b8479b", "#8a7d1f", "#7a5fd0")  # readable on light and dark
 
 
 def templates(escaped: bool = True) -> jinja2.Environment:
@@ -56,9 +56,16 @@ def duration(seconds: float) -> str:
 
 
 def curves(
-    named: Mapping[str, Sequence[tuple[float, float]]], width: int = 900, height: int = 260, axis: str = "step"
+    named: Mapping[str, Sequence[tuple[float, float]]],
+    width: int = 900,
+    height: int = 260,
+    axis: str = "step",
+    legend: bool = True,
 ) -> Markup:
-    """Curves of (step, value) points over common axes, as an SVG that stands alone. `axis` is what is counted."""
+    """Curves of (step, value) points over common axes, as an SVG that stands alone. `axis` is what is counted.
+
+    The legend is left out where the page has one for several plots: curves have their colours by their order.
+    """
     points = [point for curve in named.values() for point in curve]
     if not points:
         return Markup("")
@@ -76,15 +83,22 @@ def curves(
         value = low + (high - low) * tick / 4
         _, y = place(first, value)
         drawn.append(f'<line x1="{left}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#8884"/>')
-        drawn.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.2f}</text>')
+        drawn.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{_tick(value, high)}</text>')
     for index, (name, curve) in enumerate(named.items()):
         colour = COLOURS[index % len(COLOURS)]
         path = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in curve)
         drawn.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        drawn.append(
-            f'<text x="{width - 8}" y="{top + 14 * index}" text-anchor="end" style="fill:{colour}">{name}</text>'
-        )
+        place_of_name = f'x="{width - 8}" y="{top + 14 * index}" text-anchor="end"'
+        if legend:
+            drawn.append(f'<text {place_of_name} style="fill:{colour}">{name}</text>')
     drawn.append(f'<text x="{left}" y="{height - 6}">{axis} {first:.0f}</text>')
     drawn.append(f'<text x="{width - 8}" y="{height - 6}" text-anchor="end">{axis} {last:.0f}</text>')
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">{"".join(drawn)}</svg>'
     return Markup(svg)  # noqa: S704  # numbers, and names of ours
+
+
+def _tick(value: float, high: float) -> str:
+    """A number beside an axis that goes up to `high`."""
+    if high >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if high >= 0.1 or value == 0 else f"{value:.0e}"
