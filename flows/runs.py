@@ -15,6 +15,8 @@ from smollm3_ft import experimentreading, sidebyside
 from smollm3_ft.errors import ConfigError, Problem
 
 Dataset = Annotated[str | None, typer.Option("--dataset", metavar="OWNER/NAME", help="Of an experiment dataset.")]
+NARROW = 100  # columns of a terminal, below which some things are left out
+LEFT_OUT = ("recipe", "published")
 STATUS = {"completed": "green", "running": "cyan", "failed": "red", "blocked": "yellow", "interrupted": "yellow"}
 
 
@@ -34,9 +36,10 @@ def command(
     console = Console(highlight=False)
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     table.add_column("name", overflow="fold")
-    rows = [sidebyside.row(one) for one in listed]
+    left_out = LEFT_OUT if console.width < NARROW else ()
+    rows = [{k: v for k, v in sidebyside.row(one).items() if k not in left_out} for one in listed]
     for column in rows[0] if rows else ():
-        table.add_column(column, justify="right" if column in ("steps", "trained") else "left")
+        table.add_column(column, justify="right" if column in ("steps", "trained") else "left", no_wrap=True)
     for name, one in zip(sidebyside.names(listed), rows, strict=True):
         colour = STATUS.get(one["status"], "")
         status = f"[{colour}]{escape(one['status'])}[/]" if colour else escape(one["status"])
