@@ -15,6 +15,8 @@ from smollm3_ft.layers import flatten
 
 BESIDE = ("name", "runs_dir")  # keys that say where a run lies, and nothing about it
 
+NUMBERS = ("base", "tuned", "difference", "rows", "answered", "gate")  # of an evaluation; the rest may hold texts
+
 
 class Experiment(BaseModel):
     """A run as it is compared. What it has not come to is empty."""
@@ -74,7 +76,7 @@ def of_run(folder: Path, has_ended: bool = False) -> Experiment:
         made_of=_made_of(run, plan),
         ledger=files.read_json_if_there(folder / "data" / "ledger.json"),
         train=_trained(folder, report),
-        evaluation={key: value for key, value in evaluation.items() if key != "samples"},
+        evaluation={key: evaluation[key] for key in NUMBERS if key in evaluation},
         published=_published(folder),
     )
 
