@@ -19,7 +19,7 @@ from flows import compare, data, gc, rows
 from flows import runs as listing
 from smollm3_ft import disk, layers, locks, plan, report, resolve, runs
 from smollm3_ft.config import Config
-from smollm3_ft.errors import ConfigError, FinetuneError, Problem, RunBusy, Stopped
+from smollm3_ft.errors import ConfigError, FinetuneError, RunBusy, Stopped
 from smollm3_ft.resolve import Resolved
 
 DONE, FAILED, USAGE, BLOCKED = 0, 1, 2, 3
