@@ -17,7 +17,7 @@ from rich.table import Table
 
 from flows import compare, data, gc, rows
 from flows import runs as listing
-from smollm3_ft import disk, layers, locks, plan, report, resolve, runs
+from smollm3_ft import disk, gate, layers, locks, plan, report, resolve, runs
 from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, FinetuneError, RunBusy, Stopped
 from smollm3_ft.resolve import Resolved
@@ -150,7 +150,11 @@ def _summary(folder: Path, written: dict[str, Any]) -> None:
             values = [evaluation[side][name]["value"] for side in ("base", "tuned", "difference")]
             table.add_row(name.replace("_", " "), *(f"{value:.3f}" for value in values))
         console.print(table)
-    console.print(f"[green]{written['status']}[/]  {folder / 'report.html'}")
+    colour = "green" if written["status"] == "completed" else "yellow"
+    console.print(f"[{colour}]{written['status']}[/]  {folder / 'report.html'}")
+    why = gate.blocked(folder)
+    if why is not None:
+        console.print(f"[yellow]not published:[/] {escape(why)}", soft_wrap=True)
     for line in written["next_steps"]:
         console.print(f"  {line}", soft_wrap=True)
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from smollm3_ft import pages
 
-MARKS = {"Completed": "[green]✓[/]", "Cached": "[cyan]↺[/]"}
+MARKS = {"Completed": "[green]✓[/]", "Cached": "[cyan]↺[/]", "Blocked": "[yellow]■[/]"}
 
 
 class Display(logging.Handler):

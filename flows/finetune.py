@@ -16,7 +16,7 @@ from prefect import flow
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 
-from smollm3_ft import locks, report
+from smollm3_ft import gate, locks, report
 from smollm3_ft.config import Config, pool_of
 from smollm3_ft.data import Prepared
 from smollm3_ft.fit import TrainingPlan
@@ -54,6 +54,9 @@ def finetune_flow(config: Config) -> dict[str, Any]:
         name_flow_run(run)
         try:
             _steps(run, lock)
+            why = gate.blocked(run.path)
+            if why is not None:
+                return steps.blocked(why, close(run, "blocked"))
             return close(run, "completed")
         except Exception as error:
             try:

@@ -47,6 +47,9 @@ Loss = Literal[
 Share = Annotated[float, Field(gt=0, lt=1, title="share")]
 Rows = Annotated[PositiveInt, Field(title="rows")]
 SplitName = Annotated[str, Field(pattern=r"^[A-Za-z_]", title="split")]
+Metric = Literal[
+    "loss", "perplexity", "token_accuracy", "exact_match", "general_loss", "reward_accuracy", "reward_margin"
+]
 
 
 class Section(BaseModel):
@@ -168,9 +171,9 @@ class Train(Section):
 
 
 class Gate(Section):
-    metric: str = Field("loss", description="What is compared")
+    metric: Metric = Field("loss", description="What is compared, of the held-out rows")
     min_improvement: float = Field(0.0, description="Absolute; positive is better")
-    not_worse_than: str | None = Field(None, description="A run to be no worse than")
+    not_worse_than: RunName | None = Field(None, description="A run to be no worse than, or last_published")
 
 
 class Evaluate(Section):

@@ -1,7 +1,8 @@
-"""The evaluation process: `python -m smollm3_ft.evaluation <runs_dir>/<name>/plan.json base|tuned <folder>`.
+"""The evaluation process: `python -m smollm3_ft.evaluation <runs_dir>/<name>/plan.json base|tuned|MODEL <folder>`.
 
-Scores the held-out rows under one model and generates answers to them; `comparison.py` sets two such results side by
-side. Writes `scores.json` and its record into the folder, as a whole.
+Scores the held-out rows under one model (the run's base or tuned one, or another in a folder) and generates answers to
+them; `comparison.py` sets two such results side by side. Writes `scores.json` and its record into the folder, as a
+whole.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 import transformers
 
-from smollm3_ft import files, fit, processes, records, runs, scoring, shards
+from smollm3_ft import files, fit, probes, processes, records, runs, scoring, shards
 from smollm3_ft.errors import ConfigError, Problem, TrainingError
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.scoring import Score
@@ -34,12 +35,13 @@ PROMPTS_AT_ONCE = 32
 
 def main() -> None:
     """Evaluate one model. Without held-out rows the result is empty."""
-    if len(sys.argv) != 4 or sys.argv[2] not in ("base", "tuned"):
-        raise ConfigError(Problem("usage", "python -m smollm3_ft.evaluation PLAN.json base|tuned FOLDER"))
+    if len(sys.argv) != 4:
+        raise ConfigError(Problem("usage", "python -m smollm3_ft.evaluation PLAN.json base|tuned|MODEL FOLDER"))
     processes.end_with_parent()
     plan, which, final = fit.read(Path(sys.argv[1])), sys.argv[2], Path(sys.argv[3])
     fit.check_made_here(plan, runs.read(Path(plan.folder)).accepted)
-    weights = Path(plan.weights) if which == "base" else Path(plan.folder) / "model"
+    of_run = {"base": Path(plan.weights), "tuned": Path(plan.folder) / "model"}
+    weights = of_run.get(which, Path(which))
     try:
         result = evaluate(plan, weights)
     except torch.OutOfMemoryError as error:
@@ -53,8 +55,12 @@ def main() -> None:
 
 
 def evaluate(plan: TrainingPlan, weights: Path) -> dict[str, Any]:
-    """Loss, tokens and hits of every held-out row, of a pair the chosen answer's, and answers to some of them."""
+    """Loss, tokens and hits of every held-out row, of a pair the chosen answer's, and answers to some of them.
+
+    The same of general rows, and answers to own prompts, where there are any.
+    """
     rows = shards.read(Path(plan.prepared.folder) / "test.arrow").to_pylist()
+    beside = files.read_json(Path(plan.folder) / "data" / probes.FILE)
     model, tokenizer = load(weights, plan.config.model.dtype, plan.device)
     tokens = plan.settings.batch_size * plan.config.data.max_length
     if plan.config.train.method == "dpo":
@@ -64,6 +70,8 @@ def evaluate(plan: TrainingPlan, weights: Path) -> dict[str, Any]:
     return {
         "rows": scores,
         "answers": answer(model, tokenizer, rows, max(GENERATED, plan.config.evaluate.samples)),
+        "general": [score._asdict() for score in scoring.score(model, beside["general"], tokens)],
+        "prompts": answer(model, tokenizer, beside["prompts"], len(beside["prompts"])),
     }
 
 
@@ -86,8 +94,9 @@ def answer(
 ) -> list[dict[str, Any]]:
     """Greedy answers to the last turn of up to `most` rows, spread over all of them, beside the reference.
 
-    Of a preference pair the reference is the chosen answer. `exact` is whether the two are the same text, None where
-    the reference is long.
+    Of a preference pair the reference is the chosen answer; an own prompt may have none. `exact` is whether the two are
+    the same text, None where the reference is long or there is none; `stopped` whether the model ended its answer by
+    itself, None where the reference too is longer than there was room for.
     """
     usable = [index for index, row in enumerate(rows) if row["answers"][0] > 0]
     chosen = usable[:: max(1, -(-len(usable) // most))] if usable else []
@@ -100,7 +109,8 @@ def answer(
         references = [
             rows[index]["input_ids"][rows[index]["answers"][0] : rows[index]["lengths"][0]] for index in indices
         ]
-        room = min(NEW_TOKENS, max(len(reference) for reference in references) + 16)
+        longest = max(len(reference) for reference in references)
+        room = min(NEW_TOKENS, longest + 16) if all(references) else NEW_TOKENS
         for index, prompt, reference, said in zip(
             indices, prompts, references, generate(model, tokenizer, prompts, room), strict=True
         ):
@@ -109,10 +119,12 @@ def answer(
             found[index] = {
                 "row": index,
                 "prompt": tokenizer.decode(prompt, skip_special_tokens=True),
-                "reference": wanted,
+                "reference": wanted if reference else None,
                 "answer": text,
-                "exact": text == wanted if len(reference) <= SHORT_ANSWER else None,
-                "stopped": len(said) < room,
+                "exact": text == wanted if 0 < len(reference) <= SHORT_ANSWER else None,
+                "tokens": len(said),
+                # Where the reference itself goes on for longer, an answer that does is no sign of anything.
+                "stopped": True if len(said) < room else False if len(reference) < room else None,
             }
     return [found[index] for index in sorted(found)]
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from smollm3_ft import probes
 from smollm3_ft.config import Config
 from smollm3_ft.errors import Problem
 from smollm3_ft.models import is_on_hub as is_hub_model
@@ -32,6 +33,7 @@ def _unread(config: Config, roots: str) -> Iterator[Problem]:
     places = [("model.name", config.model.name)] if not is_hub_model(config.model.name) else []
     names = [source] if isinstance(source, str) else [one.source for one in source]
     places += [("data.source", name) for name in names if not is_hub_dataset(name)]
+    places += probes.places(config)
     for key, place in places:
         path = _real(place)
         if allowed and not place.startswith("builtin:") and not any(path.is_relative_to(root) for root in allowed):

@@ -19,6 +19,7 @@ from smollm3_ft import (
     packing,
     predictions,
     preparing,
+    probes,
     settling,
     sources,
 )
@@ -55,6 +56,8 @@ class Plan(BaseModel):
 
 def make(config: Config) -> Plan:
     """Pin and check. Raises ConfigError with what to do; trouble on the network passes through, to be tried again."""
+    from smollm3_ft import gate  # it reads runs, whose records hold plans
+
     runs_dir = Path(config.runs_dir)
     check_writable(runs_dir)
     if pool_of(config) is None:
@@ -64,6 +67,8 @@ def make(config: Config) -> Plan:
     if config.data.max_length > model.context:
         what = f"{config.data.max_length} tokens are more than {model.name} reads ({model.context})"
         raise ConfigError(Problem("data.max_length", what, f"set it to at most {model.context}"))
+    gate.other(config, model.chat_digest)
+    probes.made(config, Path(model.folder))
     plan = Plan(model=model, sources=pinned_sources, estimate=_estimate(config, model, pinned_sources))
     if plan.estimate.predicted is not None:
         disk.check_room(runs_dir, plan.estimate.predicted.disk_bytes)

@@ -7,6 +7,7 @@ if __name__ == "__main__":
 
     gc.disable()  # what is imported now is no garbage; `processes.child` puts it on again
 
+import datetime
 import os
 import sys
 from pathlib import Path
@@ -27,7 +28,8 @@ def publish_local(plan: TrainingPlan) -> dict[str, Any]:
     folder = Path(plan.folder)
     files.write(folder / "model" / CARD, card(plan))
     listed = {path.name: files.sha256(path) for path in sorted((folder / "model").iterdir()) if path.is_file()}
-    record = {"target": "local", "repo": None, "commit": None, "verified": False, "files": listed}
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    record = {"target": "local", "repo": None, "commit": None, "verified": False, "time": now, "files": listed}
     files.write_json(folder / PUBLISHED, record)
     return record
 

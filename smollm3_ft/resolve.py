@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from smollm3_ft import layers, permitted
+from smollm3_ft import gate, layers, permitted, probes
 from smollm3_ft.config import Config, tracker_of
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.layers import defaults, flatten, merged, nested, without_nulls
@@ -43,7 +43,7 @@ def resolve(
     from_environment = {key: name for key, (name, _) in known.items() if key not in given_keys}
     try:
         config = validate(merged(defaults(Config), *_each_with_its_source(given_layers)))
-        problems = list(_contradictions(config))
+        problems = [*_contradictions(config), *gate.problems(config)]
         config = _with_absolute_places(_with_method(config))
         problems += permitted.refused(config, environment)
         problems += [one for one in unbuilt(config) if one.where not in {problem.where for problem in problems}]
@@ -117,7 +117,8 @@ def _with_method(config: Config) -> Config:
 
 def _with_absolute_places(config: Config) -> Config:
     """Folders and files named from where the command was typed, so that any other process finds them."""
-    data, model = config.data, config.model
+    data, model, evaluate = config.data, config.model, config.evaluate
+    named = {key.partition(".")[2]: str(Path(place).expanduser().absolute()) for key, place in probes.places(config)}
     if isinstance(data.source, str):
         sources: Any = _absolute(data.source)
     else:
@@ -127,6 +128,7 @@ def _with_absolute_places(config: Config) -> Config:
             "runs_dir": str(Path(config.runs_dir).expanduser().absolute()),
             "data": data.model_copy(update={"source": sources}),
             "model": model.model_copy(update={"name": _absolute(model.name)}),
+            "evaluate": evaluate.model_copy(update=named),
         }
     )
 

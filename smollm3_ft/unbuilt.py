@@ -17,9 +17,6 @@ def unbuilt(config: Config) -> Iterator[Problem]:
     refused = [
         ("model.trust_remote_code", config.model.trust_remote_code, "true", "leave it false"),
         ("data.exclude_leaks", data.exclude_leaks, "true", "leave it false"),
-        ("evaluate.prompts", evaluate.prompts is not None, "prompts", "leave it out"),
-        ("evaluate.general", evaluate.general is not None, evaluate.general, "use evaluate.general=none"),
-        ("evaluate.gate", evaluate.gate is not None, "a gate", "use evaluate.gate=none"),
         ("evaluate.harness", evaluate.harness is not None, "lm-eval", "leave it out"),
         ("publish.target", publish.target == "hub", "hub", "use local or none"),
         ("publish.adapter", publish.adapter != "merge", publish.adapter, "use merge"),

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_table_artifact
 
-from smollm3_ft import data, fit, inspection, runs
+from smollm3_ft import data, fit, inspection, probes, runs
 from smollm3_ft.data import Prepared
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.plan import Plan
@@ -56,6 +56,7 @@ def prepare_data(run: Run, plan: Plan) -> Prepared:
         kept = data.reuse(runs_dir, mark)
     prepared = call(prepare, run, plan, mark, fingerprint=mark, kept=kept)
     data.show(prepared, run.path / "data")
+    probes.write(run.config, Path(plan.model.folder), run.path / "data" / probes.FILE)
     rows = [{name: _shown(value) for name, value in source.items()} for source in prepared.ledger["sources"]]
     create_table_artifact(rows, key="data-ledger", description=f"What became of every row of {run.name}")
     runs.set_mark(run, STEP, mark)

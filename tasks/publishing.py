@@ -6,16 +6,19 @@ from typing import Any
 
 from prefect import task
 
-from smollm3_ft import files, processes, publishing
+from smollm3_ft import files, gate, processes, publishing
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.runs import Run
-from tasks.steps import call, done, log, options
+from tasks.steps import blocked, call, done, log, options
 from tasks.training import Evaluated, Trained
 
 
 @task(**options("publish", timeout=6 * 3600))
 def publish(run: Run, plan: TrainingPlan, kept: dict[str, Any] | None) -> dict[str, Any]:
-    """Put the model where `publish.target` says."""
+    """Put the model where `publish.target` says, unless the gate is against it."""
+    why = gate.blocked(run.path)
+    if why is not None:
+        return blocked(why, {"target": "none"})
     if run.config.publish.target == "none":
         return done("nothing to do: publish.target is none", {"target": "none"})
     return done(str(run.path / "model"), kept or publishing.publish_local(plan))

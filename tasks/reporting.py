@@ -85,4 +85,4 @@ def failure_of(error: BaseException) -> Failure:
     return Failure(step, cause, "see the step's log in the browser (make ui), then run the same command to go on")
 
 
-_GOOD = ("Completed", "Cached")
+_GOOD = ("Completed", "Cached", "Blocked")

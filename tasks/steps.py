@@ -119,3 +119,8 @@ def crash_what_stands_as_running(client: SyncPrefectClient, run: uuid.UUID, cras
 def done(message: str, value: Result) -> Result:
     """End a step with a message that its state shows. Prefect takes the value out of the state again."""
     return cast("Result", Completed(message=message, data=value))
+
+
+def blocked(message: str, value: Result) -> Result:
+    """As `done`, for a step or a flow run that did its part, and whose model the gate keeps from being published."""
+    return cast("Result", Completed(name="Blocked", message=message, data=value))

@@ -26,10 +26,12 @@ from smollm3_ft import (
     devices,
     files,
     fit,
+    gate,
     identity,
     journal,
     locks,
     pages,
+    probes,
     processes,
     pruning,
     records,
@@ -39,6 +41,7 @@ from smollm3_ft import report as reports
 from smollm3_ft.data import Prepared
 from smollm3_ft.errors import Stopped
 from smollm3_ft.fit import TrainingPlan
+from smollm3_ft.gate import Other
 from smollm3_ft.journal import Journal
 from smollm3_ft.plan import Plan
 from smollm3_ft.pulse import Pulse
@@ -49,6 +52,7 @@ SECONDS_BETWEEN_UPDATES = 5  # of the progress
 SECONDS_BETWEEN_LINES = 10  # of the log on Prefect's page
 CURVES = 20  # drawn in a training
 DAYS = 24 * 3600
+EVALUATED = ".evaluated"  # below the folder of all runs: scores, by their fingerprint
 EVALUATION_CODE = ("attention", "batches", "evaluation", "scoring")
 
 
@@ -120,8 +124,10 @@ def train(plan: TrainingPlan, host: Journal, held: Sequence[int], kept: Trained 
 
 
 @task(**options("evaluate tuned", timeout=DAYS))
-def evaluate_tuned(plan: TrainingPlan, fingerprint: str, kept: Evaluated | None) -> Evaluated:
-    """Score the trained model."""
+def evaluate_tuned(plan: TrainingPlan, fingerprint: str, other: Other | None, kept: Evaluated | None) -> Evaluated:
+    """Score the trained model, and on the same rows the run that it must not be worse than, if it is given."""
+    if other is not None:
+        _evaluate(plan, str(Path(other.plan.folder) / "model"), _evaluation_mark(plan, other.model))
     return kept or _evaluate(plan, "tuned", fingerprint)
 
 
@@ -157,14 +163,29 @@ def train_on_device(run: Run, plan: TrainingPlan, host: Journal, held: Sequence[
     runs.set_mark(run, "evaluate base", base_mark)
     trained = call(train, plan, host, held, fingerprint=fit.mark(plan), kept=_trained(plan))
     mark = runs.marks(run).get("evaluate tuned") or _evaluation_mark(plan, trained.model)
-    tuned = call(evaluate_tuned, plan, mark, fingerprint=mark, kept=_evaluated(run, mark, done))
-    if not (done and (run.path / "evaluation.json").is_file()):
-        before, after = (comparison.read_scores(Path(one.folder)) for one in (base, tuned))
-        config = plan.config
-        compared = comparison.compare(before, after, config.evaluate.samples, config.seed, config.train.beta)
-        files.write_json(run.path / "evaluation.json", compared)
+    judged = done and (run.path / "evaluation.json").is_file()
+    other = None if judged else gate.other(run.config, plan.model.chat_digest)
+    kept = _evaluated(run, mark, done)
+    if other is not None and _evaluated(run, _evaluation_mark(plan, other.model), done=False) is None:
+        kept = None
+    tuned = call(evaluate_tuned, plan, mark, other, fingerprint=mark, kept=kept)
+    if not judged:
+        files.write_json(run.path / "evaluation.json", _compared(plan, base, tuned, other))
     runs.set_mark(run, "evaluate tuned", mark)
     return trained, tuned
+
+
+def _compared(plan: TrainingPlan, base: Evaluated, tuned: Evaluated, other: Other | None) -> dict[str, Any]:
+    """Base beside tuned, and the gate's verdict."""
+    before, after = (comparison.read_scores(Path(one.folder)) for one in (base, tuned))
+    config, seed, beta = plan.config, plan.config.seed, plan.config.train.beta
+    compared = comparison.compare(before, after, config.evaluate.samples, seed, beta)
+    than = None
+    if other is not None:
+        place = Path(config.runs_dir) / EVALUATED / _evaluation_mark(plan, other.model)
+        than = other.name, comparison.read_scores(place)
+    verdict = gate.judge(config.evaluate.gate, compared, after, than, seed, beta)
+    return {**compared, "gate": verdict}
 
 
 def finished(run: Run) -> tuple[TrainingPlan, Trained, Evaluated] | None:
@@ -180,7 +201,7 @@ def finished(run: Run) -> tuple[TrainingPlan, Trained, Evaluated] | None:
 
 def _evaluate(plan: TrainingPlan, which: str, fingerprint: str) -> Evaluated:
     runs_dir = Path(plan.config.runs_dir)
-    folder, path = runs_dir / ".evaluated" / fingerprint, Path(plan.folder) / "plan.json"
+    folder, path = runs_dir / EVALUATED / fingerprint, Path(plan.folder) / "plan.json"
     with locks.hold(runs_dir, f".evaluated-{fingerprint}", wait=True):  # another run may be making the same
         if records.read(folder / records.RECORD, fingerprint, folder) is None:
             processes.run("smollm3_ft.evaluation", str(path), which, str(folder), on_line=log.info)
@@ -189,11 +210,12 @@ def _evaluate(plan: TrainingPlan, which: str, fingerprint: str) -> Evaluated:
 
 def _evaluation_mark(plan: TrainingPlan, model: str) -> str:
     settings = (plan.config.model.dtype, plan.config.evaluate.samples, plan.device_name)
-    return files.digest([model, plan.prepared.fingerprint, settings, identity.code(*EVALUATION_CODE)])
+    asked = probes.fingerprint(Path(plan.folder) / "data" / probes.FILE)
+    return files.digest([model, plan.prepared.fingerprint, asked, settings, identity.code(*EVALUATION_CODE)])
 
 
 def _evaluated(run: Run, fingerprint: str, done: bool) -> Evaluated | None:
-    folder = Path(run.config.runs_dir) / ".evaluated" / fingerprint
+    folder = Path(run.config.runs_dir) / EVALUATED / fingerprint
     if done or records.read(folder / records.RECORD, fingerprint, folder) is not None:
         return Evaluated(folder=str(folder), fingerprint=fingerprint)
     return None

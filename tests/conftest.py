@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from smollm3_ft import chat as chats
-from smollm3_ft import data, devices, fit, layers, models, resolve, runs, shards, sources
+from smollm3_ft import data, devices, fit, layers, models, probes, resolve, runs, shards, sources
 from smollm3_ft.config import Config
 from smollm3_ft.data import Prepared
 from smollm3_ft.errors import ConfigError, Problem
@@ -110,6 +110,7 @@ def make_plan(tiny: Path) -> MakePlan:
         folders = (runs_dir, run.path / "data")
         asked = data.request(pinned, config.data, config.seed, config.train.method, tiny, model.chat_digest, *folders)
         prepared = data.prepare(asked)
+        probes.write(config, tiny, run.path / "data" / probes.FILE)
         device = devices.Device("cpu", "the test's CPU", 2**33, 2e10)
         return fit.made(run.run_id, run.path, config, model, prepared, device)
 
