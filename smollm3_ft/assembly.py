@@ -17,6 +17,7 @@ from smollm3_ft import (
     documents,
     files,
     gathered,
+    leaking,
     ledger,
     packing,
     preparing,
@@ -27,8 +28,9 @@ from smollm3_ft import (
 )
 from smollm3_ft.config import Data
 from smollm3_ft.conversations import Note
-from smollm3_ft.formats import BadRow
+from smollm3_ft.formats import FORMATS, BadRow
 from smollm3_ft.gathered import HELD_OUT, SPLITS, Indices, Rows
+from smollm3_ft.leaks import Leak
 from smollm3_ft.preparing import Done, Task
 from smollm3_ft.sources import SourcePlan
 
@@ -91,8 +93,9 @@ def assemble(
             log.info(f"{sum(account.rows for account in accounts):,} rows read")
     if not done:
         ledger.check(accounts, asked.data.max_bad_rows)
+    store.flush()
     rows = gathered.gather(done)
-    kept = _account(rows, asked.data, accounts, places, dropped)
+    kept, exact = _account(rows, asked.data, accounts, places, dropped)
     if not len(kept):
         files.write_json(partial / "ledger.json", ledger.of_nothing(accounts))
     ledger.check(accounts, asked.data.max_bad_rows)
@@ -102,8 +105,13 @@ def assemble(
         np.repeat(rows.place, rows.parts),
         np.repeat(rows.line, rows.parts),
     )
+    members = gathered.split(rows, kept, asked.data, asked.seed)
+    near = leaking.near(store, facts, rows, members, asked.seed)
+    if asked.data.exclude_leaks and near:
+        leaking.exclude(near, rows, members, accounts, places, dropped)
     dropped.flush()
-    return _write(asked, work, rows, kept, accounts, store, facts, places, partial)
+    leaked = leaking.entry(exact, near, rows, members, places, asked.data.exclude_leaks)
+    return _write(asked, work, rows, members, accounts, store, facts, places, partial, leaked)
 
 
 def _tasks(asked: Request) -> Iterator[Task]:
@@ -131,35 +139,42 @@ def _sample(asked: Request) -> Indices | None:
     return np.sort(taken).astype(np.int64)
 
 
-def _account(rows: Rows, data: Data, accounts: list[ledger.Account], places: list[str], dropped: IO[str]) -> Indices:
-    """Enter every usable row in the ledger, as kept or as a duplicate. Returns the kept ones."""
-    repeated = gathered.duplicates(rows, data.dedup)
-    again = BadRow("duplicate", "another row says the same")
-    for index in np.flatnonzero(repeated):
+def _account(
+    rows: Rows, data: Data, accounts: list[ledger.Account], places: list[str], dropped: IO[str]
+) -> tuple[Indices, list[Leak]]:
+    """Enter every usable row in the ledger, as kept or as a duplicate. Returns the kept ones, and of the others those
+    of training that repeat a held-out one."""
+    first = gathered.duplicates(rows, data.dedup)
+    leaks = []
+    for index in np.flatnonzero(first >= 0):
+        other = first[index]
+        again = BadRow("duplicate", f"says the same as {places[rows.place[other]]}:{rows.line[other]}")
         accounts[rows.source[index]].drop(again, places[rows.place[index]], int(rows.line[index]), dropped)
-    kept = np.flatnonzero(~repeated)
+        if rows.split[index] == 0 and rows.split[other] != 0:
+            leaks.append(Leak(int(index), int(other), 1.0))
+    kept = np.flatnonzero(first < 0)
     for source, account in enumerate(accounts):
         notes = rows.notes[kept][rows.source[kept] == source]
         account.kept = len(notes)
         for note in Note:
             account.noted[str(note.name).lower()] = int(np.count_nonzero(notes & note))
-    return kept
+    return kept, leaks
 
 
 def _write(
     asked: Request,
     work: documents.Work,
     rows: Rows,
-    kept: Indices,
+    members: dict[str, Indices],
     accounts: list[ledger.Account],
     store: shards.Documents,
     facts: shards.Facts,
     places: list[str],
     partial: Path,
+    leaked: dict[str, Any],
 ) -> dict[str, Any]:
     """Write the shards, the ledger and the data page."""
     data = asked.data
-    members = gathered.split(rows, kept, data, asked.seed)
     weights = [source.weight for source in asked.sources]
     train, repeats = gathered.mix(rows, members["train"], weights, asked.seed)
     for account, repeated in zip(accounts, repeats, strict=True):
@@ -180,10 +195,12 @@ def _write(
         "tokens": sum(tokens for tokens, _ in counts.values()),
         "supervised_tokens": sum(trained for _, trained in counts.values()),
         "sequences": len(sequences),
+        "leaks": leaked,
         "fill": round(tokens / (len(sequences) * data.max_length), 4) if packs else None,
     }
     files.write_json(partial / "ledger.json", book)
     files.write_json(partial / "places.json", {"places": places})
+    files.write_json(partial / "origins.json", _origins(asked, rows, members["test"]))
     files.write(partial / "report.html", datapage.page(book, partial, data, work.chat))
     return {
         "rows": book["splits"],
@@ -192,6 +209,16 @@ def _write(
         "supervised_tokens": supervised,
         "longest": int(longest),
         "ledger": book,
+    }
+
+
+def _origins(asked: Request, rows: Rows, members: Indices) -> dict[str, Any]:
+    """The source and the format of each sequence of a split that is not packed: figures are told by them."""
+    members = np.repeat(members, rows.parts[members]) if asked.method == "sft" else members
+    names = [source.source for source in asked.sources], list(FORMATS)
+    return {
+        "source": [names[0][number] for number in rows.source[members]],
+        "format": [names[1][number] for number in rows.format[members]],
     }
 
 

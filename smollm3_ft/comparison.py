@@ -6,7 +6,7 @@ the same rows are drawn for both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,12 +39,12 @@ def compare(
     samples: int,
     seed: int,
     beta: float | None = None,
-    origins: Sequence[dict[str, str]] = (),
+    origins: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """`base`, `tuned`, and `difference` (absolute, positive is better) of every metric, and samples side by side.
 
     `beta` is of preference pairs alone: a reward is beta times the log-likelihood (nats) that an answer gained.
-    `origins` says of each row its source and format; where there are several, each has its own figures in `by`.
+    `origins` has the `source` and the `format` of each row; where there are several, each has its own figures in `by`.
     """
     both = base["answers"], tuned["answers"]
     shown = [*zip(*(side[:samples] for side in both), strict=True)]
@@ -52,7 +52,7 @@ def compare(
     answered = {"base": _answered(base), "tuned": _answered(tuned)}
     return {
         **measure(_metrics(base, tuned, beta), seed),
-        "by": _by(base, tuned, beta, seed, origins),
+        "by": _by(base, tuned, beta, seed, origins or {}),
         "rows": len(base["rows"]),
         "answered": len(_short(*both)),
         "general_rows": len(base.get("general", ())),
@@ -156,14 +156,15 @@ def _interval(found: Numbers) -> dict[str, float]:
 
 
 def _by(
-    base: Scores, tuned: Scores, beta: float | None, seed: int, origins: Sequence[dict[str, str]]
+    base: Scores, tuned: Scores, beta: float | None, seed: int, origins: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, Any]]:
     """The figures of each source and of each format, where there are several."""
     found: dict[str, dict[str, Any]] = {}
     for kind in ("source", "format"):
-        names = list(dict.fromkeys(origin[kind] for origin in origins))
+        of_rows = origins.get(kind, ())
+        names = list(dict.fromkeys(of_rows))
         for name in names if len(names) > 1 else ():
-            own = {index for index, origin in enumerate(origins) if origin[kind] == name}
+            own = {index for index, of_row in enumerate(of_rows) if of_row == name}
             parts = [_part(scores, own) for scores in (base, tuned)]
             figures = measure(_metrics(parts[0], parts[1], beta), seed)
             found.setdefault(kind, {})[name] = {"rows": len(own), **figures}

@@ -50,6 +50,8 @@ MODULES = (
     "formats",
     "gathered",
     "inspection",
+    "leaking",
+    "leaks",
     "ledger",
     "packing",
     "pages",

@@ -22,13 +22,17 @@ Indices = npt.NDArray[np.int64]
 
 
 class Rows(NamedTuple):
-    """Every usable row, duplicates included: an entry a row; `parts` is its number of documents."""
+    """Every usable row, duplicates included: an entry a row; `parts` is its number of documents.
+
+    `format` is an index into `formats.FORMATS`.
+    """
 
     source: npt.NDArray[np.int32]
     split: npt.NDArray[np.int8]  # as it was given: an index into SPLITS
     place: npt.NDArray[np.int32]
     line: npt.NDArray[np.int32]
     notes: npt.NDArray[np.uint8]
+    format: npt.NDArray[np.uint8]
     parts: npt.NDArray[np.int32]
     digest: npt.NDArray[np.uint64]  # (rows, 2)
 
@@ -48,28 +52,29 @@ def gather(done: list[tuple[Done, int]]) -> Rows:
         spread([place for _, place in done], np.int32),  # type: ignore[arg-type]
         np.concatenate([one.lines for one, _ in done]),
         np.concatenate([one.notes for one, _ in done]),
+        np.concatenate([one.format for one, _ in done]),
         np.concatenate([one.parts for one, _ in done]),
         np.concatenate([one.digests for one, _ in done]),
     )
 
 
-def duplicates(rows: Rows, dedup: str) -> npt.NDArray[np.bool_]:
-    """Rows that say what an earlier one says. Held-out rows come first, so it is training that loses a row.
+def duplicates(rows: Rows, dedup: str) -> Indices:
+    """Of each row the first that says the same, where that is another one, else -1.
 
-    Without deduplication, only training rows that repeat a held-out one: nothing is on both sides.
+    Held-out rows come first, so it is training that loses a row. Without deduplication, only training rows that repeat
+    a held-out one: nothing is on both sides.
     """
     order = np.lexsort((np.arange(len(rows)), rows.digest[:, 1], rows.digest[:, 0]))
     same: npt.NDArray[np.bool_] = (rows.digest[order][1:] == rows.digest[order][:-1]).all(axis=1)
-    repeated = np.zeros(len(rows), dtype=np.bool_)
-    repeated[order[1:][same]] = True
-    if dedup == "exact":
-        return repeated
-    group = np.concatenate([[0], np.cumsum(~same)]) if len(rows) else np.array([], dtype=np.int64)
-    first = order[np.concatenate([[True], ~same])] if len(rows) else order
-    first_split = np.empty(len(rows), dtype=np.int8)
-    first_split[order] = rows.split[first][group]
-    repeated &= (rows.split == 0) & (first_split != 0)
-    return repeated
+    first = np.full(len(rows), -1, dtype=np.int64)
+    if not len(rows):
+        return first
+    group = np.concatenate([[0], np.cumsum(~same)])
+    first[order] = order[np.concatenate([[True], ~same])][group]
+    repeated = first != np.arange(len(rows))
+    if dedup != "exact":
+        repeated &= (rows.split == 0) & (rows.split[first] != 0)
+    return np.where(repeated, first, -1)
 
 
 def split(rows: Rows, kept: Indices, data: Data, seed: int) -> dict[str, Indices]:

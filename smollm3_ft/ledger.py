@@ -11,7 +11,9 @@ from smollm3_ft.errors import DataError
 from smollm3_ft.formats import BadRow
 
 # Rows left out by a policy are not bad rows: they do not count towards data.max_bad_rows.
-BY_POLICY = ("duplicate", "flagged_bad", "no_trained_token", "over_length", "sampled")
+BY_POLICY = ("duplicate", "flagged_bad", "leak", "no_trained_token", "over_length", "sampled")
+
+NO_LEAKS: dict[str, Any] = {"exact": 0, "near": 0, "excluded": 0, "first": []}
 
 
 @dataclass
@@ -55,7 +57,13 @@ class Account:
 def of_nothing(accounts: list[Account]) -> dict[str, Any]:
     """The content of `ledger.json` where no row is kept."""
     empty = {"splits": dict.fromkeys(("train", "validation", "test"), 0), "tokens": 0, "supervised_tokens": 0}
-    return {"sources": [account.entry() for account in accounts], **empty, "sequences": 0, "fill": None}
+    return {
+        "sources": [account.entry() for account in accounts],
+        **empty,
+        "sequences": 0,
+        "leaks": NO_LEAKS,
+        "fill": None,
+    }
 
 
 def check(accounts: list[Account], max_bad_rows: float) -> None:

@@ -10,9 +10,11 @@ import numpy.typing as npt
 
 from smollm3_ft import conversations, documents, reading
 from smollm3_ft.documents import Document, Work
-from smollm3_ft.formats import BadRow
+from smollm3_ft.formats import FORMATS, BadRow
 from smollm3_ft.reading import Block
 from smollm3_ft.sources import SourcePlan
+
+NUMBERS = {name: number for number, name in enumerate(FORMATS)}
 
 
 class Task(NamedTuple):
@@ -25,8 +27,8 @@ class Task(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A block's rows: of each kept one its line, digest, notes and number of documents; of each document its tokens,
-    mask, length and answer; of each dropped one its line, reason and detail."""
+    """A block's rows: of each kept one its line, digest, notes, format and number of documents; of each document its
+    tokens, mask, length and answer; of each dropped one its line, reason and detail."""
 
     task: Task
     rows: int
@@ -34,6 +36,7 @@ class Done(NamedTuple):
     lines: npt.NDArray[np.int32]
     digests: npt.NDArray[np.uint64]
     notes: npt.NDArray[np.uint8]
+    format: npt.NDArray[np.uint8]
     parts: npt.NDArray[np.int32]
     ids: npt.NDArray[np.int32]
     mask: npt.NDArray[np.int8]
@@ -46,7 +49,7 @@ def prepare(work: Work, sources: tuple[SourcePlan, ...], task: Task) -> Done:
     """Every row of a block: kept with its tokens, or dropped with its reason."""
     source = sources[task.source]
     formats: Counter[str] = Counter()
-    kept: list[tuple[int, bytes, int, list[Document]]] = []
+    kept: list[tuple[int, bytes, int, int, list[Document]]] = []
     dropped: list[tuple[int, BadRow]] = []
     rows = 0
     chosen = None if task.chosen is None else set(task.chosen.tolist())
@@ -63,7 +66,8 @@ def prepare(work: Work, sources: tuple[SourcePlan, ...], task: Task) -> Done:
             asked = conversations.read(line.row, columns, source.format, work.data, work.chat, work.method)
             formats[asked.format] += 1
             found, notes = documents.of_row(work, asked, line)
-            kept.append((line.number, conversations.digest(asked), asked.notes | notes, found))
+            kind = NUMBERS[asked.format]
+            kept.append((line.number, conversations.digest(asked), asked.notes | notes, kind, found))
         except BadRow as bad:
             dropped.append((line.number, bad))
     return _done(task, rows, formats, kept, dropped)
@@ -73,7 +77,7 @@ def _done(
     task: Task,
     rows: int,
     formats: Counter[str],
-    kept: list[tuple[int, bytes, int, list[Document]]],
+    kept: list[tuple[int, bytes, int, int, list[Document]]],
     dropped: list[tuple[int, BadRow]],
 ) -> Done:
     found = [document for *_, held in kept for document in held]
@@ -84,7 +88,8 @@ def _done(
         formats,
         lines=np.array([number for number, *_ in kept], dtype=np.int32),
         digests=np.frombuffer(b"".join(digest for _, digest, *_ in kept), dtype=np.uint64).reshape(-1, 2),
-        notes=np.array([notes for _, _, notes, _ in kept], dtype=np.uint8),
+        notes=np.array([notes for _, _, notes, *_ in kept], dtype=np.uint8),
+        format=np.array([kind for _, _, _, kind, _ in kept], dtype=np.uint8),
         parts=np.array([len(held) for *_, held in kept], dtype=np.int32),
         ids=np.concatenate([document.ids for document in found] or nothing),
         mask=np.concatenate([document.mask for document in found] or nothing).astype(np.int8),

@@ -61,16 +61,19 @@ class Documents:
         """The tokens of the next documents."""
         self._file.write(np.where(mask, ~ids, ids).data)
 
+    def flush(self) -> None:
+        """Let what was added be read."""
+        self._file.flush()
+
     def write_shard(self, path: Path, sequences: Sequences, facts: Facts) -> tuple[int, int]:
         """Write one Arrow file of the given documents. Returns its tokens and the trained ones among them."""
-        self._file.flush()
         ends = np.cumsum(facts.lengths, dtype=np.int64)
         bounds = np.concatenate([[0], sequences.ends])
         parts = [bounds[at : at + SEQUENCES_A_BATCH + 1] for at in range(0, len(sequences), SEQUENCES_A_BATCH)]
 
         def gathered(part: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int8]]:
             chosen = sequences.order[part[0] : part[-1]]
-            return self._gather(ends[chosen] - facts.lengths[chosen], ends[chosen])
+            return self.read(ends[chosen] - facts.lengths[chosen], ends[chosen])
 
         tokens = trained = 0
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
@@ -84,10 +87,10 @@ class Documents:
                 trained += int(mask.sum())
         return tokens, trained
 
-    def _gather(
+    def read(
         self, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int8]]:
-        """The tokens and masks of documents. Read, not mapped: what was mapped would stay in memory."""
+        """Tokens and masks from place to place, behind `flush`. Not mapped: what was mapped would stay in memory."""
         file, spans = self._file.fileno(), zip((4 * starts).tolist(), (4 * (ends - starts)).tolist(), strict=True)
         tokens = np.frombuffer(b"".join([os.pread(file, size, start) for start, size in spans]), dtype=np.int32)
         trained = tokens < 0

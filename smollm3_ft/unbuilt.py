@@ -16,7 +16,6 @@ def unbuilt(config: Config) -> Iterator[Problem]:
     formats = ", ".join(FORMATS)
     refused = [
         ("model.trust_remote_code", config.model.trust_remote_code, "true", "leave it false"),
-        ("data.exclude_leaks", data.exclude_leaks, "true", "leave it false"),
         ("evaluate.harness", evaluate.harness is not None, "lm-eval", "leave it out"),
         ("publish.target", publish.target == "hub", "hub", "use local or none"),
         ("publish.adapter", publish.adapter != "merge", publish.adapter, "use merge"),

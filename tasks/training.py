@@ -179,7 +179,8 @@ def _compared(plan: TrainingPlan, base: Evaluated, tuned: Evaluated, other: Othe
     """Base beside tuned, and the gate's verdict."""
     before, after = (comparison.read_scores(Path(one.folder)) for one in (base, tuned))
     config, seed, beta = plan.config, plan.config.seed, plan.config.train.beta
-    compared = comparison.compare(before, after, config.evaluate.samples, seed, beta)
+    origins = files.read_json(Path(plan.prepared.folder) / "origins.json")
+    compared = comparison.compare(before, after, config.evaluate.samples, seed, beta, origins)
     than = None
     if other is not None:
         place = Path(config.runs_dir) / EVALUATED / _evaluation_mark(plan, other.model)

@@ -176,7 +176,7 @@ def test_what_was_learned_is_better(
 def test_without_held_out_rows(make_plan: MakePlan, tmp_path: Path) -> None:
     """With nothing held out the result is empty."""
     plan = make_plan(tmp_path / "runs", "a", facts(5), data__test="none", data__validation="none")
-    assert evaluation.evaluate(plan, Path(plan.weights)) == {"rows": [], "answers": []}
+    assert evaluation.evaluate(plan, Path(plan.weights)) == {"rows": [], "answers": [], "general": [], "prompts": []}
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def test_a_run_that_came_nowhere(run: Run) -> None:
     assert kept == {"schema_version": 1, **written}
     assert (kept["status"], kept["name"], kept["failure"]["cause"]) == ("failed", "a", FAILURE.cause)
     assert kept["train"]["steps"] is None
-    assert kept["evaluation"] == {"base": None, "tuned": None, "difference": None, "gate": "none"}
+    assert kept["evaluation"] == {"base": None, "tuned": None, "difference": None, "gate": "none", "why": None}
     wanted = {"status", "name", "steps", "data", "train", "evaluation", "published", "actual", "links", "next_steps"}
     assert wanted <= set(kept)
 
