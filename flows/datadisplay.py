@@ -17,6 +17,7 @@ from smollm3_ft.inspection import Document, View, percent
 BLOCKS = " ▏▎▍▌▋▊▉█"
 TOKENS_SHOWN = 120  # of a document
 DOCUMENTS_SHOWN = 2  # of a row
+LEAKS_SHOWN = 5
 STYLES = {"text": "", "special": "cyan", "unseen": "dim", "gap": "dim italic"}
 
 
@@ -34,6 +35,14 @@ def ledger(console: Console, book: dict[str, Any]) -> None:
             "repeated": f"{source['repeated']:,} for the weight in the mixture" if source["repeated"] else "",
         }
         _pairs(console, facts)
+    leaks = book["leaks"]
+    for leak in leaks["first"][:LEAKS_SHOWN]:
+        console.print(
+            Text(f"  leak: {leak['row']} and {leak['held_out']}, which is held out", "yellow"), soft_wrap=True
+        )
+    if leaks["first"]:
+        words = f"{leaks['exact']:,} rows repeat a held-out row, {leaks['near']:,} nearly do; {leaks['excluded']:,} left out"
+        _pairs(console, {"leaks": words})
     share = percent(book["supervised_tokens"], book["tokens"])
     splits = ", ".join(f"{split} {count:,}" for split, count in book["splits"].items())
     _pairs(console, {"splits": splits, "tokens": f"{book['tokens']:,}, {share} of them in the loss"})

@@ -19,7 +19,7 @@ from smollm3_ft.gathered import Indices
 SHINGLE = 5  # tokens
 ALIKE = 0.8  # of two sets, the share that both have
 PERMUTATIONS, BANDS = 64, 16  # of rows that alike, 999 in 1,000 are suspected; of those half as alike, one in seven
-ROWS_AT_ONCE = 1000
+ROWS_AT_ONCE = 250  # whose shingles stay in a core's cache
 SAMPLE, COMMON, FEW = 2000, 0.1, 10  # what more than FEW and a share COMMON of so many rows have is common
 TABLE_BITS = 20
 MULTIPLIERS = tuple(np.uint64(odd) for odd in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))

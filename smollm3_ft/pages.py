@@ -30,11 +30,17 @@ def style() -> Markup:
 
 def interval(measured: dict[str, Any]) -> str:
     """A value with its interval: 0.912 [0.871, 0.945]."""
-    return f"{measured['value']:.3f} [{measured['low']:.3f}, {measured['high']:.3f}]"
+    value, low, high = (figure(measured[name]) for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def figure(value: float) -> str:
+    """0.912; 1.2e+05 for what is large, such as the perplexity of a bad model."""
+    return f"{value:.3f}" if abs(value) < 10_000 else f"{value:.3g}"
 
 
 def metrics(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
-    """A row a metric of `evaluation.json`: its name, and base, tuned and difference with their intervals."""
+    """A row a metric of `evaluation.json` or of a part of it: its name, and the three sides with their intervals."""
     sides = ("base", "tuned", "difference")
     return [
         {"name": name.replace("_", " ")} | {side: interval(evaluation[side][name]) for side in sides}
