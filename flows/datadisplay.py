@@ -37,12 +37,11 @@ def ledger(console: Console, book: dict[str, Any]) -> None:
         _pairs(console, facts)
     leaks = book["leaks"]
     for leak in leaks["first"][:LEAKS_SHOWN]:
-        console.print(
-            Text(f"  leak: {leak['row']} and {leak['held_out']}, which is held out", "yellow"), soft_wrap=True
-        )
+        words = f"  leak: {leak['row']} and {leak['held_out']}, which is held out"
+        console.print(Text(words, "yellow"), soft_wrap=True)
     if leaks["first"]:
-        words = f"{leaks['exact']:,} rows repeat a held-out row, {leaks['near']:,} nearly do; {leaks['excluded']:,} left out"
-        _pairs(console, {"leaks": words})
+        words = f"{leaks['exact']:,} rows repeat a held-out row, {leaks['near']:,} nearly do"
+        _pairs(console, {"leaks": f"{words}; {leaks['excluded']:,} left out"})
     share = percent(book["supervised_tokens"], book["tokens"])
     splits = ", ".join(f"{split} {count:,}" for split, count in book["splits"].items())
     _pairs(console, {"splits": splits, "tokens": f"{book['tokens']:,}, {share} of them in the loss"})
