@@ -113,6 +113,14 @@ def render(
     )
 
 
+def alike(one: Chat, other: Chat) -> bool:
+    """Whether both make the same tokens of a row: their files may differ, as those that a training saves do."""
+    turns = [{"role": role, "content": role} for role in ("system", "user", "assistant")]
+    same_text = all(render(one, turns, mode) == render(other, turns, mode) for mode in (False, True))
+    same_tokens = one.special_tokens == other.special_tokens
+    return same_text and same_tokens and one.tokenizer.get_vocab() == other.tokenizer.get_vocab()
+
+
 def without_marks(text: str) -> str:
     """A rendered text as the model gets it."""
     for mark in MARKS:

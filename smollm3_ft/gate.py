@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from smollm3_ft import comparison, files, fit, publishing
+from smollm3_ft import chat, comparison, files, fit, publishing
 from smollm3_ft.comparison import Scores
 from smollm3_ft.config import Config, Gate
 from smollm3_ft.errors import ConfigError, Problem
@@ -37,37 +37,44 @@ def problems(config: Config) -> Iterator[Problem]:
         yield Problem("evaluate.gate.metric", "general_loss needs general rows", "give evaluate.general")
 
 
-def other(config: Config, chat_digest: str) -> Other | None:
+def other(config: Config, model: Path) -> Other | None:
     """The run that this one must not be worse than: the one named, or the last one published that can be compared.
 
-    None where the gate names none, or nothing was published yet. Raises ConfigError where the named one is not trained,
-    or has another tokenizer or chat template, so that a loss a token means something else.
+    `model` is the folder of the base model. None where the gate names none, or nothing was published yet. Raises
+    ConfigError where the named one is not trained, or has another tokenizer or chat template, so that a loss a token
+    means something else.
     """
     gate, runs_dir = config.evaluate.gate, Path(config.runs_dir)
     if gate is None or gate.not_worse_than is None:
         return None
     if gate.not_worse_than == PUBLISHED:
-        return _last_published(config, chat_digest)
+        return _last_published(config, model)
     key = "evaluate.gate.not_worse_than"
     found = _trained(runs_dir / gate.not_worse_than)
     if found is None or gate.not_worse_than == config.name:
         what = f"{gate.not_worse_than} is no trained run in {runs_dir}"
         raise ConfigError(Problem(key, what, f"`smollm3-ft runs` lists the runs; {PUBLISHED} takes the last published"))
-    if found.plan.model.chat_digest != chat_digest:
+    if not _has_the_same_tokens(found, model):
         what = f"{found.name} was trained with another tokenizer or chat template"
         raise ConfigError(Problem(key, what, "name a run of the same base model"))
     return found
 
 
-def _last_published(config: Config, chat_digest: str) -> Other | None:
+def _last_published(config: Config, model: Path) -> Other | None:
     found = []
     for record in Path(config.runs_dir).glob(f"[!.]*/{publishing.PUBLISHED}"):
         one, published = _trained(record.parent), _json(record)
-        if one is None or not published.get("verified") or one.name == config.name:
-            continue
-        if one.plan.model.chat_digest == chat_digest:
+        if one is not None and published.get("verified") and one.name != config.name:
             found.append((str(published.get("time")), one))
-    return max(found, key=lambda pair: pair[0])[1] if found else None
+    latest_first = (one for _, one in sorted(found, key=lambda pair: pair[0], reverse=True))
+    return next((one for one in latest_first if _has_the_same_tokens(one, model)), None)
+
+
+def _has_the_same_tokens(one: Other, model: Path) -> bool:
+    try:
+        return chat.alike(chat.load(Path(one.plan.folder) / "model"), chat.load(model))
+    except ConfigError:
+        return False  # its model is gone
 
 
 def _trained(folder: Path) -> Other | None:
@@ -110,7 +117,7 @@ def judge(
         against = comparison.between(scores, tuned, gate.metric, seed, beta)
         reasons += _worse(gate, name, against)
     words = gate.metric.replace("_", " ")
-    passed = f"{words} improved by {_figures(found)}, {gate.min_improvement:g} was asked for" if found else ""
+    passed = f"the gain in {words} is {_figures(found)}, {gate.min_improvement:g} was asked for" if found else ""
     return {
         "state": "failed" if reasons else "passed",
         "metric": gate.metric,
@@ -126,7 +133,8 @@ def _too_little(gate: Gate, found: dict[str, float] | None) -> Iterator[str]:
     if found is None:
         yield f"{words} could not be measured on the held-out rows"
     elif not found["low"] >= gate.min_improvement:  # no number is no improvement
-        yield f"{words} improved by {_figures(found)}, whose lower end does not reach {gate.min_improvement:g}"
+        what = "positive is better, and the lower end does not reach"
+        yield f"the gain in {words} is {_figures(found)}; {what} {gate.min_improvement:g}"
 
 
 def _worse(gate: Gate, name: str, found: dict[str, float] | None) -> Iterator[str]:
@@ -134,7 +142,7 @@ def _worse(gate: Gate, name: str, found: dict[str, float] | None) -> Iterator[st
     if found is None:
         yield f"{words} could not be compared with {name}"
     elif not found["high"] >= 0:
-        yield f"{words} is worse than that of {name}: {_figures(found)}"
+        yield f"the gain in {words} over {name} is {_figures(found)}: surely worse"
 
 
 def _figures(found: dict[str, float]) -> str:

@@ -67,7 +67,7 @@ def make(config: Config) -> Plan:
     if config.data.max_length > model.context:
         what = f"{config.data.max_length} tokens are more than {model.name} reads ({model.context})"
         raise ConfigError(Problem("data.max_length", what, f"set it to at most {model.context}"))
-    gate.other(config, model.chat_digest)
+    gate.other(config, Path(model.folder))
     probes.made(config, Path(model.folder))
     plan = Plan(model=model, sources=pinned_sources, estimate=_estimate(config, model, pinned_sources))
     if plan.estimate.predicted is not None:

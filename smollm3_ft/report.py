@@ -63,7 +63,7 @@ def collect(run: Run, status: Status, steps: list[Step], failure: Failure | None
     plan = _plan(folder / "plan.json")
     trained = files.read_json_if_there(folder / fit.TRAINED).get("values", {})
     evaluation = files.read_json_if_there(folder / "evaluation.json")
-    nothing = {"target": "none"} if run.config.publish.target == "none" else {}
+    nothing = {"target": "none"} if run.config.publish.target == "none" or status == "blocked" else {}
     published = files.read_json_if_there(folder / publishing.PUBLISHED) or nothing
     return {
         "status": status,
@@ -164,7 +164,7 @@ def render(template: str, run: Run, report: dict[str, Any]) -> str:
             metrics_of=pages.metrics,
             answers=evaluation.get("answers"),
             general_rows=evaluation.get("general_rows"),
-            gate=evaluation.get("gate", {}),
+            gate=evaluation.get("gate", {"state": "none"}),
             samples=evaluation.get("samples", []),
             duration=pages.duration,
             gib=files.gib,

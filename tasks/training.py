@@ -164,7 +164,7 @@ def train_on_device(run: Run, plan: TrainingPlan, host: Journal, held: Sequence[
     trained = call(train, plan, host, held, fingerprint=fit.mark(plan), kept=_trained(plan))
     mark = runs.marks(run).get("evaluate tuned") or _evaluation_mark(plan, trained.model)
     judged = done and (run.path / "evaluation.json").is_file()
-    other = None if judged else gate.other(run.config, plan.model.chat_digest)
+    other = None if judged else gate.other(run.config, Path(plan.weights))
     kept = _evaluated(run, mark, done)
     if other is not None and _evaluated(run, _evaluation_mark(plan, other.model), done=False) is None:
         kept = None

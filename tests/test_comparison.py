@@ -116,6 +116,45 @@ def test_samples_are_side_by_side() -> None:
     assert measured["answers"]["tuned"]["tokens"] == {"mean": 2.0, "longest": 3}
 
 
+def test_a_model_that_does_not_end_its_answers_is_found() -> None:
+    """It is said as a warning, where it can be said: an answer may go on for as long as its reference does."""
+    base, going_on = scores([1.0] * 8, exact=[False] * 8), scores([1.0] * 8, exact=[False] * 8)
+    for answer in going_on["answers"]:
+        answer["stopped"] = None if answer["row"] < 2 else False
+    compared = compare(base, going_on, samples=0, seed=1)
+    assert compared["answers"]["tuned"]["stopped"] == 0
+    assert compared["answers"]["base"]["stopped"] == 0.5
+    assert "did not end 6 of 6 answers" in compared["warnings"][0]
+    assert compare(going_on, base, samples=0, seed=1)["warnings"] == []
+
+
+def test_each_source_and_format_has_its_own_figures() -> None:
+    """What is better for one source and worse for the other is told for each, and adds up; one alone tells nothing."""
+    base, tuned = scores([2.0] * 40, exact=[False] * 40), scores([1.0] * 30 + [3.0] * 10, exact=[True] * 40)
+    origins = {"source": ["a"] * 30 + ["b"] * 10, "format": ["messages"] * 40}
+    compared = compare(base, tuned, samples=0, seed=1, origins=origins)
+    assert list(compared["by"]) == ["source"]
+    parts = compared["by"]["source"]
+    assert {name: part["rows"] for name, part in parts.items()} == {"a": 30, "b": 10}
+    assert [part["difference"]["loss"]["value"] for part in parts.values()] == [1.0, -1.0]
+    assert compared["difference"]["loss"]["value"] == 0.5
+    assert parts["b"]["tuned"]["exact_match"]["value"] == 1.0
+
+
+def test_what_was_forgotten_is_told() -> None:
+    """A greater loss on general rows is a negative difference."""
+    base, tuned = scores(drawn()), scores(drawn(-1))
+    base["general"], tuned["general"] = scores(drawn())["rows"], scores(drawn(0.3))["rows"]
+    difference = compare(base, tuned, samples=0, seed=1)["difference"]
+    assert difference["general_loss"]["high"] < 0 < difference["loss"]["low"]
+
+
+def test_a_very_bad_model_has_a_perplexity() -> None:
+    """Its perplexity is a number that JSON can hold."""
+    measured = compare(scores([5.0] * 3), scores([5000.0] * 3), samples=0, seed=1)["tuned"]["perplexity"]
+    assert np.isfinite(list(measured.values())).all()
+
+
 def preferences(chosen: list[float], rejected: list[float]) -> dict[str, Any]:
     """The scores of one model on pairs: the log-likelihoods of both answers."""
     found = scores([1.0] * len(chosen))

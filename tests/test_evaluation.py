@@ -1,11 +1,12 @@
 """A model is asked what it was held out from, and its answers end where it ends them."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import MakePlan, facts
+from conftest import MakePlan, facts, write_rows
 from pairs_of_the_demo import capitals
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -31,8 +32,10 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def plan(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) -> TrainingPlan:
-    """A run that holds nearly all of its rows out."""
-    return make_plan(tmp_path_factory.mktemp("evaluation") / "runs", "a", ROWS, data__test=7, data__validation="none")
+    """A run that holds nearly all of its rows out, with a prompt and general rows of its own."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    beside = {"evaluate__prompts": ["One?"], "evaluate__general": str(write_rows(folder / "general.jsonl", facts(2)))}
+    return make_plan(folder / "runs", "a", ROWS, data__test=7, data__validation="none", **beside)
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +156,33 @@ def test_every_held_out_row_is_scored(evaluated: Path, plan: TrainingPlan) -> No
     again = evaluation.evaluate(plan, Path(plan.weights))
     assert [row["loss"] for row in result["rows"]] == pytest.approx([row["loss"] for row in again["rows"]], rel=1e-5)
     assert result["answers"] == again["answers"]
+
+
+def test_the_loss_is_that_of_a_plain_computation(evaluated: Path, plan: TrainingPlan, base: Any, rows: Rows) -> None:
+    """To 1e-5 nats a token it is what transformers' own attention gives, row by row and without packing."""
+    loss = tokens = 0.0
+    with torch.no_grad():
+        for row in rows:
+            ids, mask = torch.tensor([row["input_ids"]]), torch.tensor(row["mask"], dtype=torch.bool)
+            likely = base(input_ids=ids).logits[0, :-1].log_softmax(-1)
+            loss -= float(likely.gather(1, ids[0, 1:, None])[mask[1:], 0].sum())
+            tokens += int(mask[1:].sum())
+    scores = comparison.read_scores(evaluated)
+    measured = comparison.compare(scores, scores, samples=0, seed=1)["base"]
+    assert measured["loss"]["value"] == pytest.approx(loss / tokens, abs=1e-5)
+    assert measured["perplexity"]["value"] == pytest.approx(math.exp(loss / tokens), rel=1e-4)
+
+
+def test_own_prompts_and_general_rows(evaluated: Path, plan: TrainingPlan) -> None:
+    """Beside the held-out rows, general rows are scored and own prompts answered, with as much room as there is."""
+    scores = comparison.read_scores(evaluated)
+    assert [row["tokens"] > 0 for row in scores["general"]] == [True] * 2
+    (said,) = scores["prompts"]
+    assert "One?" in said["prompt"]
+    assert (said["reference"], said["exact"]) == (None, None)
+    compared = comparison.compare(scores, scores, samples=0, seed=1)
+    assert compared["difference"]["general_loss"]["value"] == 0
+    assert [sample["prompt"] for sample in compared["samples"]] == [said["prompt"]]
 
 
 def test_base_is_no_better_than_itself(evaluated: Path) -> None:

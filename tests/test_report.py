@@ -99,6 +99,42 @@ def test_how_to_go_on(run: Run, status: Any) -> None:
     assert words[-2:] == ["flows.finetune", f"{run.path}/config.yaml"]
 
 
+def test_a_blocked_run_says_why(run: Run) -> None:
+    """The report of a run that the gate kept back says so and why, for programs and for people."""
+    evaluated(run)
+    evaluation = files.read_json(run.path / "evaluation.json")
+    files.write_json(run.path / "evaluation.json", {**evaluation, "gate": {"state": "failed", "why": "it is worse"}})
+    written = report.write(run, "blocked", STEPS)
+    assert (written["evaluation"]["gate"], written["evaluation"]["why"]) == ("failed", "it is worse")
+    assert written["published"]["target"] == "none"
+    for name in ("report.md", "report.html"):
+        text = (run.path / name).read_text()
+        assert "Kept from being published." in text
+        assert "it is worse" in text
+
+
+def test_parts_answers_leaks_and_warnings_are_shown(run: Run) -> None:
+    """Figures by source, how answers ended, what leaked, and a model that does not end its answers."""
+    evaluated(run)
+    value = {"value": 2.5, "low": 2.25, "high": 2.75}
+    part = {"rows": 7, **{side: {"loss": value} for side in ("base", "tuned", "difference")}}
+    said = {"answers": 9, "tokens": {"mean": 3.25, "longest": 8}, "judged": 8, "stopped": 0.25}
+    more = {"by": {"source": {"a.jsonl": part}}, "answers": {"base": said, "tuned": said}, "warnings": ["it goes on"]}
+    evaluation = files.read_json(run.path / "evaluation.json")
+    files.write_json(run.path / "evaluation.json", {**evaluation, **more})
+    leak = {"row": "train.jsonl:3", "held_out": "test.jsonl:5", "split": "test", "alike": 0.93}
+    leaks = {"exact": 0, "near": 1, "excluded": 0, "first": [leak]}
+    files.write_json(run.path / "data" / "ledger.json", {"sources": [], "leaks": leaks})
+    written = report.write(run, "completed", STEPS)
+    assert written["alerts"] == [{"step": None, "what": "it goes on"}]
+    page = (run.path / "report.html").read_text()
+    for words in ("By source", "2.500 [2.250, 2.750]", "25 % of 8", "train.jsonl:3 and test.jsonl:5", "it goes on"):
+        assert words in page
+    text = (run.path / "report.md").read_text()
+    assert "25 % ended by itself" in text
+    assert "1 nearly do; 0 of them were left out" in text
+
+
 def test_only_what_is_there_is_linked(run: Run) -> None:
     """Links are to what a run left."""
     assert report.links(run) == {}

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.process
 # At a steady rate: a step too many would change the weights.
 SHORT = ("train.max_steps=20", "train.save_steps=5", "train.scheduler=constant")
 UNPUBLISHED = (*SHORT, "publish.target=none")
+GATE = "evaluate.gate.min_improvement=0.5"
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +46,8 @@ class Ended(NamedTuple):
 
 @pytest.fixture(scope="module")
 def at_once(house: House) -> list[Ended]:
-    """Two commands for the same run of 20 steps, started at once."""
-    words = ("name=undisturbed", *SHORT)
+    """Two commands for the same run of 20 steps, with a gate that it passes, started at once."""
+    words = ("name=undisturbed", *SHORT, GATE)
     with house.start(*words) as one, house.start(*words) as other:
         outputs = [process.communicate(timeout=300)[0] for process in (one, other)]
     ended = [Ended(p.pid, p.returncode, said) for p, said in zip((one, other), outputs, strict=True)]
@@ -73,11 +74,33 @@ def test_what_is_gone_of_a_finished_run_comes_back(house: House, undisturbed: by
     card = (folder / "model" / "README.md").read_bytes()
     (folder / "model" / "model.safetensors").write_bytes(b"damaged")
     (folder / "report.html").unlink()
-    code, output = house.run("name=undisturbed", *SHORT)
+    code, output = house.run("name=undisturbed", *SHORT, GATE)
     assert code == 0, output
     assert (folder / "model" / "model.safetensors").read_bytes() == undisturbed
     assert (folder / "model" / "README.md").read_bytes() == card
     assert (folder / "report.html").is_file()
+
+
+def test_the_gate_lets_a_good_run_through_and_blocks_a_harmful_one(house: House, undisturbed: bytes) -> None:
+    """What trained far too fast exits 3, also when it is asked for again, and is not published.
+
+    It is a finished run, `Blocked` in Prefect, with its model, and without a card.
+    """
+    assert report_of(house, "undisturbed")["evaluation"]["gate"] == "passed"
+    words = ("name=harmed", "train.max_steps=4", "train.learning_rate=1", "train.warmup_steps=0", GATE)
+    for _ in range(2):
+        code, output = house.run(*words)
+        assert code == 3, output
+        assert "the lower end does not reach 0.5" in output
+    report = report_of(house, "harmed")
+    assert (report["status"], report["evaluation"]["gate"]) == ("blocked", "failed")
+    assert report["published"]["target"] == "none"
+    for states in task_states(house, "harmed"):
+        assert (states["flow run"], states["publish"]) == ("Blocked", "Blocked")
+    folder = house.runs_dir / "harmed"
+    assert (folder / "model" / "model.safetensors").is_file()
+    assert not (folder / "model" / "README.md").exists()
+    assert not (folder / "published.json").exists()
 
 
 @pytest.fixture(scope="module")
