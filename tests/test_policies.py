@@ -156,7 +156,7 @@ def test_weights_are_shares_of_the_trained_rows(
 def test_a_source_without_rows_takes_no_share() -> None:
     """However much a source is wanted, where all of its rows are held out, nothing is repeated, and no memory taken."""
     nothing = np.zeros(3, dtype=np.int32)
-    rows = gathered.Rows(nothing, nothing, nothing, nothing, nothing, nothing, np.zeros((3, 2), dtype=np.uint64))
+    rows = gathered.Rows(*[nothing] * 7, np.zeros((3, 2), dtype=np.uint64))
     members, repeats = gathered.mix(rows, np.arange(3), [1, 1e15], 1)
     assert (members.tolist(), repeats) == ([0, 1, 2], [0, 0])
 

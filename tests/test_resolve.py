@@ -61,7 +61,6 @@ def test_a_section_and_its_key_cannot_both_be_given() -> None:
 
 REFUSED = [
     "model.trust_remote_code=true",
-    "data.exclude_leaks=true",
     "data.format=parquet",
     "evaluate.harness=[arc_easy]",
     "publish.target=hub",
