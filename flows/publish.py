@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow
 from prefect.runtime import flow_run
 
-from smollm3_ft import locks, permitted, report, runs
+from smollm3_ft import gate, locks, permitted, report, runs
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.runs import Run
@@ -50,8 +50,9 @@ def _made(run: Run) -> tuple[TrainingPlan, Trained, Evaluated]:
     problems = [one for one in permitted.refused(run.config, os.environ) if one.where.startswith("publish.")]
     if problems:
         raise ConfigError(*problems)
-    if runs.status(run.path) == "blocked":
-        what = f"the gate kept {run.name} from being published"
+    why = gate.blocked(run.path)
+    if why is not None:
+        what = f"the gate kept {run.name} from being published: {why}"
         raise ConfigError(Problem("run", what, f"see {run.path / 'report.html'}"))
     made = finished(run)
     if made is None:

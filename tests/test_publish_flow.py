@@ -18,12 +18,12 @@ def test_a_run_that_is_not_trained_is_not_published(make_plan: MakePlan, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("status", "target", "said"),
-    [("completed", "none", "publish.target: is none in run run"), ("blocked", "local", "the gate kept run from being")],
+    ("gate", "target", "said"),
+    [("none", "none", "publish.target: is none in run run"), ("failed", "local", "the gate kept run .*: it is worse")],
 )
-def test_what_may_not_be_published(tmp_path: Path, status: str, target: str, said: str) -> None:
-    """A run with no place to go to, and one that its gate stopped."""
+def test_what_may_not_be_published(tmp_path: Path, gate: str, target: str, said: str) -> None:
+    """A run with no place to go to, and one that its gate stopped, however far its report has come."""
     run = runs.begin(configure(name="run", runs_dir=str(tmp_path), publish__target=target))
-    files.write_json(run.path / "report.json", {"status": status})
+    files.write_json(run.path / "evaluation.json", {"gate": {"state": gate, "why": "it is worse"}})
     with pytest.raises(ConfigError, match=said):
         publish._made(run)
