@@ -109,7 +109,7 @@ def test_a_blocked_run_says_why(run: Run) -> None:
     assert written["published"]["target"] == "none"
     for name in ("report.md", "report.html"):
         text = (run.path / name).read_text()
-        assert "Kept from being published." in text
+        assert "Kept from being published:" in text
         assert "it is worse" in text
 
 
