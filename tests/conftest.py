@@ -1,6 +1,7 @@
 """What several test modules start from: the built-in model, prepared data, and runs that are ready to train."""
 
 import functools
+import gc
 import itertools
 import json
 import os
@@ -20,10 +21,17 @@ from smollm3_ft.fit import TrainingPlan
 
 # As in the project's own child processes: a thread that spins while it waits takes a core from whoever works.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+gc.disable()  # as those do: nothing that test modules import is garbage
 
 Prepare = Callable[..., Prepared]
 MakePlan = Callable[..., TrainingPlan]
 Program = Callable[[str], str]
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is looked for from here on, and not among what was imported."""
+    gc.freeze()
+    gc.enable()
 
 
 class Document(NamedTuple):
