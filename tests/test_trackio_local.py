@@ -53,6 +53,8 @@ def delivered(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """A run's journals delivered, gone on with, and delivered again."""
     run = runs.begin(configure(name="a", runs_dir=str(tmp_path_factory.mktemp("trackio")), seed=7))
     metrics, host = Journal(run.path / "metrics.jsonl", run.run_id), Journal(run.path / "host.jsonl", run.run_id)
+    metrics.write("alert", {"what": "loss jumped", "level": "warning"}, 10)
+    host.write("alert", {"what": "stalled", "level": "error"})
     found = []
     for steps in ((10, 20), (30,)):
         for step in steps:
@@ -69,7 +71,7 @@ def delivered(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 def test_only_what_is_new_is_delivered(delivered: list[dict[str, Any]]) -> None:
     """What was delivered before is not delivered again, in the same process or the next."""
-    assert [one["numbers"] for one in delivered] == [[9, 0], [5, 0]]
+    assert [one["numbers"] for one in delivered] == [[11, 0], [5, 0]]
 
 
 def test_each_record_once(delivered: list[dict[str, Any]]) -> None:
@@ -119,8 +121,15 @@ local_trackio.storage(Path(sys.argv[2]))
 
 def test_events_once(delivered: list[dict[str, Any]]) -> None:
     """Events are there once each, as alerts of the lowest level at their steps; checkpoints are not."""
-    found = [(alert["step"], alert["title"], alert["level"]) for alert in delivered[1]["alerts"]]
+    alerts = delivered[1]["alerts"]
+    found = [(alert["step"], alert["title"], alert["level"]) for alert in alerts if alert["level"] == "info"]
     assert sorted(found) == [(10, "resumed", "info"), (20, "resumed", "info"), (30, "resumed", "info")]
+
+
+def test_alerts_of_both_journals(delivered: list[dict[str, Any]]) -> None:
+    """Each journal numbers its own: the first of one does not pass for the first of the other."""
+    found = [(alert["title"], alert["level"]) for alert in delivered[1]["alerts"] if alert["level"] != "info"]
+    assert sorted(found) == [("loss jumped", "warn"), ("stalled", "error")]
 
 
 def test_files_of_the_run_are_its_artifact(delivered: list[dict[str, Any]]) -> None:

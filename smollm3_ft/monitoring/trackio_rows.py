@@ -1,8 +1,8 @@
 """What Trackio is told of a run, wherever it is: entries of its own interface, made of the journals' records.
 
 One project holds all runs. A run goes under its name and its `run_id`, so another one of the same name is another one.
-Every entry has the id of its record: Trackio takes each id once. Events are alerts of the level `info`, but for
-checkpoints: alerts are shown to whoever looks at the curves.
+Every entry has an id that its record gives it: Trackio takes each id once. Events are alerts of the level `info`, but
+for checkpoints: alerts are shown to whoever looks at the curves.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def of(run: Run, records: list[Record]) -> Rows:
         elif record.values["what"] != CHECKPOINT:
             level = LEVELS.get(record.values.get("level", ""), "info")
             said = {"title": record.values["what"], "text": None, "level": level, "step": record.step}
-            rows.alerts.append({**known, **said, "alert_id": record.id})
+            of_its_own = f"{record.id}@{record.time}"  # both journals number their alerts and events from one
+            rows.alerts.append({**known, **said, "alert_id": of_its_own})
     return rows
 
 
