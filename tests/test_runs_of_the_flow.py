@@ -1,6 +1,5 @@
-"""Runs of 20 steps for what can happen to one: killed, interrupted, repeated, damaged, on rows of one's own."""
+"""Runs of 20 steps for what can happen to one: killed, interrupted, repeated, damaged, without a server."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -11,13 +10,10 @@ from typing import NamedTuple
 
 import httpx
 import pytest
-from conftest import resolved
 from house import FILES, REUSED, ROOT, House, kill_server, opened, report_of, task_states, training_of, until
-from hub import hub
 from trackios import TOKEN, Server, points
 
 from smollm3_ft import files, runs
-from smollm3_ft.builtin import tiny
 from smollm3_ft.report import Step
 from tasks import steps
 from tasks.reporting import failure_of
@@ -211,73 +207,6 @@ def test_a_tracker_that_is_away_keeps_no_run_from_its_end(house: House) -> None:
     )
 
 
-@pytest.fixture(scope="module")
-def bad(house: House) -> tuple[int, str, Path]:
-    """The exit code and output of a run of which every second row is bad, and the file that it read."""
-    path = house.runs_dir.parent / "rows.jsonl"
-    path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c"\n')
-    return (*house.run("name=bad", f"data.source={path}"), path)
-
-
-def test_bad_rows_end_the_run_with_step_cause_and_command(house: House, bad: tuple[int, str, Path]) -> None:
-    """Exit code 1; the last lines name the step, the file and line, what to do, and how to go on."""
-    code, output, path = bad
-    assert code == 1
-    assert f"prepare data failed: 1 of 2 rows of {path} cannot be used: 1 malformed_json (first: {path}:2: " in output
-    assert "data.max_bad_rows" in output
-    assert "python -m flows.finetune" in output
-    assert "Traceback" not in output
-    assert report_of(house, "bad")["failure"]["step"] == "prepare data"
-    quarantined = (house.runs_dir / "bad" / "data" / "quarantine.jsonl").read_text()
-    assert json.loads(quarantined)["line"] == 2
-
-
-def test_the_printed_retry_does_again_what_failed_and_nothing_before_it(
-    house: House, bad: tuple[int, str, Path]
-) -> None:
-    """Prefect's own command, as it is printed: the same flow run, and here it fails as before.
-
-    Rows that changed meanwhile are not taken for what they were.
-    """
-    (printed,) = (line for line in bad[1].splitlines() if line.startswith("Retry:"))
-    words = printed.removeprefix("Retry:")
-    done = subprocess.run(words, shell=True, cwd=ROOT, env=house.environment, capture_output=True, check=False)
-    assert done.returncode == 1, done.stderr
-    assert len(task_states(house, "bad")) == 1
-    states = {step["name"]: step["state"] for step in report_of(house, "bad")["steps"]}
-    assert [states[name] for name in ("resolve configuration", "plan", "prepare data")] == [
-        "Cached",
-        "Cached",
-        "Failed",
-    ]
-    bad[2].write_text('{"prompt": "a", "completion": "b"}\n')
-    subprocess.run(words, shell=True, cwd=ROOT, env=house.environment, capture_output=True, check=False)
-    assert "changed since run bad began; go on with --accept-changes" in report_of(house, "bad")["failure"]["cause"]
-
-
-@pytest.fixture
-def own_rows(tmp_path: Path) -> Path:
-    """200 prompt/completion rows of somebody's own."""
-    rows = [{"prompt": f"Who sits at desk {n}?", "completion": f"Person {n % 7}."} for n in range(200)]
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def test_own_rows_are_fine_tuned_on(house: House, own_rows: Path, tmp_path: Path) -> None:
-    """A file, or `data.source=rows.jsonl train.max_steps=20`, is enough and the same; each row is accounted for."""
-    path = tmp_path / "mine.yaml"
-    path.write_text(f"name: own\ndata:\n  source: {own_rows}\ntrain:\n  max_steps: 20\n")
-    code, output = house.run(str(path))
-    assert code == 0, output
-    words = ("name=own", f"data.source={own_rows}", "train.max_steps=20")
-    assert report_of(house, "own")["train"]["steps"] == 20
-    runs.check_same(runs.read(house.runs_dir / "own"), resolved(*words, f"runs_dir={house.runs_dir}"))
-    ledger = files.read_json(house.runs_dir / "own" / "data" / "ledger.json")
-    assert ledger["sources"][0]["kept"] == 200
-    assert sum(ledger["splits"].values()) == 200
-
-
 def test_a_run_that_could_not_publish_is_published_later(house: House, undisturbed: bytes) -> None:
     """It is trained and evaluated: it is published, verified, and completed, and its other steps are as they were."""
     folder = house.runs_dir / "undisturbed"
@@ -294,27 +223,7 @@ def test_a_run_that_could_not_publish_is_published_later(house: House, undisturb
     assert states[0] == states[1]
 
 
-def test_a_model_and_a_dataset_from_the_hub(house: House, own_rows: Path, tmp_path: Path) -> None:
-    """Both are pinned to the commits that there were, fetched, trained on, and named in the card."""
-    (tmp_path / "model").mkdir()
-    tiny.build(tmp_path / "model")
-    with hub() as server:
-        commit = server.add("model", "tester/tiny", tmp_path / "model")
-        rows = server.add("dataset", "tester/rows", {"train.jsonl": own_rows.read_bytes()})
-        found = {name: value for name, value in house.environment.items() if name.startswith("PREFECT_")}
-        there = house._replace(environment={**server.environment(tmp_path / "home"), **found})
-        words = ("name=hub", "model.name=tester/tiny", "data.source=tester/rows", "train.max_steps=4")
-        code, output = there.run(*words)
-    assert code == 0, output
-    plan = files.read_json(house.runs_dir / "hub" / "run.json")["plan"]
-    assert plan["model"]["revision"] == commit
-    assert plan["sources"][0]["revision"] == rows
-    card = (house.runs_dir / "hub" / "model" / "README.md").read_text()
-    assert "base_model: tester/tiny" in card
-    assert "- tester/rows" in card
-
-
-def test_a_server_that_is_away_for_a_while_costs_nothing(house: House, undisturbed: Path) -> None:
+def test_a_server_that_is_away_for_a_while_costs_nothing(house: House, undisturbed: bytes) -> None:
     """Killed in the middle of a training, and started again where it was: the run completes, its states are true."""
     with house.start("name=outage", *SHORT) as command:
         until(command, "step 5: checkpoint")
@@ -323,7 +232,7 @@ def test_a_server_that_is_away_for_a_while_costs_nothing(house: House, undisturb
         start_again()
         output, _ = command.communicate(timeout=300)
     assert command.returncode == 0, output
-    assert (house.runs_dir / "outage" / "model" / "model.safetensors").read_bytes() == undisturbed.read_bytes()
+    assert (house.runs_dir / "outage" / "model" / "model.safetensors").read_bytes() == undisturbed
     (states,) = task_states(house, "outage")
     assert set(states.values()) <= {"Completed", "Cached"}
 
