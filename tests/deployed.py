@@ -73,7 +73,8 @@ class Deployed(NamedTuple):
         only = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
         found: dict[str, int] = {}
         for one in self.client.read_task_runs(flow_run_filter=only):
-            found[one.name] = found.get(one.name, 0) + one.run_count
+            count = 0 if one.state_name == "Cached" else one.run_count
+            found[one.name] = found.get(one.name, 0) + count
         return found
 
     def artifacts(self, run: UUID) -> set[str]:

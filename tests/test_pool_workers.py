@@ -19,7 +19,7 @@ pytestmark = pytest.mark.process
 
 WORKS = """
 import subprocess, sys
-subprocess.run([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+subprocess.run([sys.executable, "-c", "import signal; signal.pause()"])
 """
 
 
