@@ -82,7 +82,7 @@ def test_a_run_on_a_pool_leaves_what_others_leave(deployed: Deployed, pooled: UU
 
 
 @pytest.fixture(scope="module")
-def killed(deployed: Deployed) -> tuple[UUID, UUID]:
+def killed(deployed: Deployed, both: tuple[UUID, UUID]) -> tuple[UUID, UUID]:  # noqa: ARG001  # evaluated by them
     """A run whose training process was killed, and then its child's flow process, and which cannot publish; and the
     child as it was then."""
     run = deployed.start("finetune/cuda", "killed", **{**SHORT, "publish": {"target": "local"}})
