@@ -92,13 +92,14 @@ class Outcome(NamedTuple):
 def state(folder: Path) -> dict[str, Any]:
     """What must not depend on the faults: the model, its record, the journal without times, which files there are."""
     lines = journal.read(folder / "metrics.jsonl")
+    names = [str(path.relative_to(folder)) for path in folder.rglob("*")]
     record = records.read(folder / fit.TRAINED, fit.mark(fit.read(folder / "plan.json")), folder / "model")
     return {
         "model": {path.name: files.sha256(path) for path in sorted((folder / "model").glob("*"))},
         "record": record and _untimed(record),
         "journal": [[line.id, line.step, _untimed(line.values)] for line in lines if line.kind in ("train", "eval")],
         "twice": len(lines) - len({line.id for line in lines}),
-        "names": sorted(str(path.relative_to(folder)) for path in folder.rglob("*")),
+        "names": sorted(name for name in names if name.split("/")[0] != "data"),  # that is made before
     }
 
 

@@ -3,7 +3,21 @@
 import sys
 from pathlib import Path
 
-from smollm3_ft import comparison, data, devices, files, fit, layers, locks, plan, processes, publishing, report, runs
+from smollm3_ft import (
+    comparison,
+    data,
+    devices,
+    files,
+    fit,
+    layers,
+    locks,
+    plan,
+    probes,
+    processes,
+    publishing,
+    report,
+    runs,
+)
 from smollm3_ft import resolve as resolving
 
 
@@ -25,6 +39,7 @@ def main(words: list[str]) -> None:
         )
         prepared = data.prepare_apart(asked, print)
         data.show(prepared, run.path / "data")
+        probes.write(config, Path(model.folder), run.path / "data" / probes.FILE)
         training = fit.made(run.run_id, run.path, config, model, prepared, devices.detect(), print)
         base, tuned = (run.path.parent / ".evaluated" / which for which in ("base", "tuned"))
         path = str(run.path / "plan.json")

@@ -57,7 +57,7 @@ def test_words_win_over_a_file_key_by_key() -> None:
         ({"train.adapter": {"choices": ["lora"]}}, "has fewer than two choices"),
         ({"name": {"choices": ["a", "b"]}}, "sweep.space.name: does not say what is trained"),
         ({"train": {"choices": [1, 2]}}, "sweep.space.train: is a section"),
-        ({"data.exclude_leaks": {"choices": [True, False]}}, "true is not built yet"),
+        ({"model.trust_remote_code": {"choices": [True, False]}}, "may not be run here"),
     ],
 )
 def test_a_mistake_in_the_space_is_named(space: dict[str, Any], words: str) -> None:

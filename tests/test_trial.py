@@ -51,7 +51,7 @@ def test_what_was_tried_is_in_the_plan(fitted: TrainingPlan) -> None:
 
 def test_a_trial_leaves_nothing(fitted: TrainingPlan) -> None:
     """Neither a checkpoint nor a line of the journal comes from a trial."""
-    assert sorted(path.name for path in Path(fitted.folder).iterdir()) == ["plan.json", "run.json"]
+    assert sorted(path.name for path in Path(fitted.folder).iterdir()) == ["data", "plan.json", "run.json"]
 
 
 def test_what_does_not_fit_is_made_smaller(make_plan: MakePlan, tmp_path: Path, limited: None) -> None:
