@@ -109,10 +109,8 @@ REACHED: dict[str, int] = {}  # by a run, when a part of it was lost
 
 def note(place: Place, name: str) -> float:
     """Note which step a run has reached, just before a part is lost. Returns the time."""
-    steps = [
-        record.step or 0 for record in journal.read(place.runs_dir / name / "metrics.jsonl") if record.kind == "train"
-    ]
-    REACHED[name] = max(steps)
+    records = journal.read(place.runs_dir / name / "metrics.jsonl")
+    REACHED[name] = max(record.step or 0 for record in records if record.kind == "train")
     return time.monotonic()
 
 
