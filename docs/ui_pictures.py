@@ -20,7 +20,7 @@ from pictures import CHROMIUM, FLAGS, PICTURES, log_in
 from PIL import Image
 from playwright.sync_api import Locator, Page, sync_playwright
 
-from flows import server, up
+from flows import pool_workers, server, up
 from flows.session import SETTINGS
 
 NAME = "from-the-form"
@@ -171,7 +171,7 @@ def main() -> None:
             from prefect.client.orchestration import get_client
 
             up.deploy()
-            with up.workers(), get_client(sync_client=True) as client:
+            with pool_workers.running(runs_dir / ".locks"), get_client(sync_client=True) as client:
                 browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
                 page = browser.new_page(viewport={"width": 1300, "height": 900})
                 page.set_default_timeout(120_000)
