@@ -83,17 +83,6 @@ def made(experiment: Experiment, values: Iterable[Value]) -> dict[str, bytes]:
     }
 
 
-def shared(experiment: Experiment, texts: bool) -> Experiment:
-    """What others may see of a run: no folder of this machine and, without `texts`, no text of anybody's."""
-    hidden = {} if texts else dict.fromkeys(("data.system_prompt", "evaluate.prompts"), "(not shared)")
-    config = {
-        key: hidden.get(key, _without_folders(value)) if value not in (None, "none") else value
-        for key, value in experiment.config.items()
-    }
-    ledger = _without_folders(experiment.ledger)
-    return experiment.model_copy(update={"config": config, "ledger": ledger})
-
-
 def read(folder: Path) -> list[Experiment]:
     """Every run of a dataset that was fetched into `folder`, the newest first."""
     found = []
@@ -152,12 +141,3 @@ def _parquet(rows: list[dict[str, Any]], schema: pa.Schema) -> bytes:
     target = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema), target, compression="zstd")
     return target.getvalue()
-
-
-def _without_folders(value: Any) -> Any:
-    """Every path of this machine as its last part."""
-    if isinstance(value, dict):
-        return {key: _without_folders(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_without_folders(part) for part in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value

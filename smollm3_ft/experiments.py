@@ -15,6 +15,7 @@ from smollm3_ft.layers import flatten
 
 BESIDE = ("name", "runs_dir")  # keys that say where a run lies, and nothing about it
 
+TEXTS = ("data.system_prompt", "evaluate.prompts")  # keys whose values may be what somebody wrote
 NUMBERS = ("base", "tuned", "difference", "rows", "answered", "gate")  # of an evaluation; the rest may hold texts
 
 
@@ -79,6 +80,30 @@ def of_run(folder: Path, has_ended: bool = False) -> Experiment:
         evaluation={key: evaluation[key] for key in NUMBERS if key in evaluation},
         published=_published(folder),
     )
+
+
+def shared(experiment: Experiment, texts: bool) -> Experiment:
+    """What others may see of a run: no folder of this machine and, without `texts`, no text of anybody's."""
+    config = {key: _told(key, value, texts) for key, value in experiment.config.items()}
+    return experiment.model_copy(update={"config": config, "ledger": _without_folders(experiment.ledger)})
+
+
+def _told(key: str, value: Any, texts: bool) -> Any:
+    if key not in TEXTS or value in (None, "none"):
+        return _without_folders(value)
+    if not texts:
+        return "(not shared)"
+    is_a_file = key == "evaluate.prompts" and isinstance(value, str)
+    return _without_folders(value) if is_a_file else value
+
+
+def _without_folders(value: Any) -> Any:
+    """Every path of this machine as its last part."""
+    if isinstance(value, dict):
+        return {key: _without_folders(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(part) for part in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def status(run: runs.Run) -> str:

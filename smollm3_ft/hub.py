@@ -35,7 +35,7 @@ def _named(key: str, name: str) -> Iterator[None]:
     except (httpx2.TransportError, errors.HfHubHTTPError, OSError) as error:
         hubclient.check_token(error)
         remedy = "check the network, or name a folder on this machine"
-        raise HubUnreachable(f"{name} could not be got from the Hub ({hubclient.cause(error)})", remedy) from error
+        raise HubUnreachable(f"{name} could not be got from the Hub ({hubclient.cause(error)})", remedy) from None
 
 
 def model_commit(name: str, revision: str | None) -> tuple[str, int]:

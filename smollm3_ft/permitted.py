@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from smollm3_ft import probes
-from smollm3_ft.config import Config
+from smollm3_ft.config import Config, tracker_of
 from smollm3_ft.errors import Problem
 from smollm3_ft.models import is_on_hub as is_hub_model
 from smollm3_ft.sources import is_on_hub as is_hub_dataset
@@ -44,12 +44,11 @@ def _unowned(config: Config, environment: Mapping[str, str]) -> Iterator[Problem
     """What would be written to the Hub under an owner who is not one of those permitted."""
     owners = [one.strip() for one in environment.get("SMOLLM3_FT_PUBLISH_OWNERS", "").split(",") if one.strip()]
     monitor, publish = config.monitor, config.publish
-    is_a_space = monitor.trackio not in ("off", "local") and "://" not in monitor.trackio
     places = [
         ("publish.repo", (publish.repo or "") if publish.target == "hub" else None),
         ("publish.demo_space", publish.demo_space),
         ("monitor.dataset", monitor.dataset),
-        ("monitor.trackio", monitor.trackio if is_a_space else None),
+        ("monitor.trackio", monitor.trackio if tracker_of(config) == "space" else None),
     ]
     for key, name in places:
         if name is None or not owners:

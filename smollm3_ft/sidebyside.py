@@ -81,7 +81,11 @@ def row(one: Experiment) -> dict[str, str]:
 def change(one: Experiment, metric: str) -> str:
     """Base → tuned."""
     sides = [one.evaluation.get(side, {}).get(metric, {}).get("value") for side in ("base", "tuned")]
-    return " → ".join(NOTHING if value is None else f"{value:.3f}" for value in sides) if any(sides) else NOTHING
+    return (
+        " → ".join(NOTHING if value is None else f"{value:.3f}" for value in sides)
+        if sides != [None, None]
+        else NOTHING
+    )
 
 
 def published(one: Experiment) -> str:

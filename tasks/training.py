@@ -98,7 +98,7 @@ def train(plan: TrainingPlan, host: Journal, held: Sequence[int], kept: Trained 
     except BaseException as error:
         interrupted = not isinstance(error, Exception) or isinstance(error, Stopped)
         why = f": {error.message}" if isinstance(error, Stopped) else ""
-        what = f"training interrupted{why}" if interrupted else f"training failed: {error}"
+        what = f"training interrupted{why}" if interrupted else "training failed"
         host.write("alert", {"what": what, "level": "warning" if interrupted else "error"})
         raise
     follower.finish()

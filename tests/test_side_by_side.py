@@ -99,7 +99,7 @@ def server(runs_dir: Path) -> Iterator[Hub]:
     """A Hub with the same runs in a dataset."""
     with hub() as running:
         for folder in runs_dir.glob("[a-z]*"):
-            told = experimentfiles.shared(experiments.of_run(folder), texts=False)
+            told = experiments.shared(experiments.of_run(folder), texts=False)
             made = experimentfiles.made(told, experiments.values(folder))
             running.add("dataset", REPO, {"README.md": experimentfiles.card(REPO).encode(), **made}, private=True)
         yield running
@@ -111,7 +111,7 @@ def test_a_dataset_shows_what_the_folder_shows(server: Hub, runs_dir: Path, tmp_
     assert sorted(listed) == ["cut", "faster", "one"]
     for name, (experiment, curves) in zip(("one", "faster"), found, strict=True):
         (here,) = experimentreading.found([name], runs_dir, None)
-        told = experimentfiles.shared(here.experiment, texts=False)
+        told = experiments.shared(here.experiment, texts=False)
         assert experiment == told.model_dump()
         assert _points(curves) == _points(here.curves)
 

@@ -90,7 +90,7 @@ def _is_ours(api: HfApi, repo: str, found: DatasetInfo) -> bool:
 def _push(run: Run, has_ended: bool) -> None:
     repo = repository(run)
     set_up(repo, run.config.monitor.private)
-    told = experimentfiles.shared(experiments.of_run(run.path, has_ended), texts=run.config.publish.samples)
+    told = experiments.shared(experiments.of_run(run.path, has_ended), texts=run.config.publish.samples)
     made = experimentfiles.made(told, experiments.values(run.path))
     title = f"{told.name}: {told.status}, step {told.train.get('steps', 0)}"
     with _named(repo):
@@ -117,14 +117,18 @@ def _named(what: str) -> Iterator[None]:
         raise Undelivered(error.message, "the next delivery brings what waits") from None
     except ConfigError as error:
         raise Undelivered(error.message) from None
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled) as error:
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
         remedy = "see that HF_TOKEN may write there" if hubclient.is_forbidden(error) else REMEDY
         raise Undelivered(f"the Hub does not give us {what} ({hubclient.cause(error)})", remedy) from None
 
 
 @functools.cache
 def _owner() -> str:
+    from huggingface_hub import get_token
+
     if named := os.environ.get("HF_USERNAME", "").strip():
         return named
+    if get_token() is None:
+        raise Undelivered("monitor.dataset names no owner, and there is no token", "set HF_TOKEN or HF_USERNAME")
     with _named("the owner of monitor.dataset"):
         return str(hubclient.insist(lambda: hubclient.api().whoami(), PATIENCE)["name"])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import ssl
 import tempfile
@@ -87,7 +86,7 @@ def _client(run: Run) -> Iterator[Any]:
         failed = _refused(run, error.response)
     except (httpx.HTTPError, httpx.InvalidURL, ConnectionError) as error:
         failed = Undelivered(f"Trackio on {target} does not answer ({_cause(error)})")
-    except RuntimeError as error:  # so the client tells of a page that is not there: a Space that starts, for one
+    except (RuntimeError, ValueError) as error:  # a page that is not there, or is another: a Space that starts, a proxy
         failed = Undelivered(f"Trackio on {target} does not take this now ({_cause(error)})")
     else:
         return
@@ -105,7 +104,7 @@ def _connected(address: str, write_token: str | None, hub_token: str | None) -> 
     answer.raise_for_status()
     try:
         about = answer.json()
-    except json.JSONDecodeError:
+    except ValueError:
         about = None
     if not isinstance(about, dict) or about.get("api_version") != API_VERSION:
         what = f"{address} is no Trackio that this version can write to"

@@ -8,16 +8,18 @@ for checkpoints: alerts are shown to whoever looks at the curves.
 from __future__ import annotations
 
 import datetime
+import json
 from typing import Any, NamedTuple
 
-from smollm3_ft import fit, journal, pages
+from smollm3_ft import experiments, files, fit, journal, pages
+from smollm3_ft.config import tracker_of
+from smollm3_ft.experiments import Experiment
 from smollm3_ft.journal import Record
-from smollm3_ft.runs import Run, compared
+from smollm3_ft.runs import Run
 
 PROJECT = "smollm3-ft"
 CHECKPOINT = "checkpoint"
 LEVELS = {"warning": "warn", "error": "error"}
-ATTACHED = ("report.md", "data/ledger.json")
 
 Entry = dict[str, Any]
 
@@ -55,12 +57,33 @@ def configuration(run: Run) -> Entry:
     """What the run was told, by dotted keys, and what `auto` was settled to once that is known."""
     path = run.path / "plan.json"
     settled = fit.read(path).settings.model_dump(mode="json") if path.is_file() else {}
-    told = {"name": run.name, **compared(run.config, finished=True)}
-    return {**told, **{f"settled.{key}": value for key, value in settled.items()}}
+    told = _told(run)
+    return {"name": run.name, **told.config, **{f"settled.{key}": value for key, value in settled.items()}}
 
 
 def attachments(run: Run) -> dict[str, bytes]:
-    """Report, ledger and loss curve, by the names of files. No row's text is in them."""
-    found = {name: (run.path / name).read_bytes() for name in ATTACHED if (run.path / name).is_file()}
-    curves = journal.curves(run.path / "metrics.jsonl", "loss")
-    return {**found, "loss.svg": str(pages.curves(curves)).encode()} if curves else found
+    """Report, ledger and loss curve, by the names of files.
+
+    Elsewhere, the report of a run that failed is left out: its cause may hold anything.
+    """
+    found = {}
+    report = run.path / "report.md"
+    has_failed = files.read_json_if_there(run.path / "report.json").get("failure") is not None
+    if report.is_file() and (_is_here(run) or not has_failed):
+        text = report.read_text(encoding="utf-8")
+        found["report.md"] = (text if _is_here(run) else text.replace(f"{run.path.parent}/", "")).encode()
+    if ledger := _told(run).ledger:
+        found["data/ledger.json"] = (json.dumps(ledger, indent=2, ensure_ascii=False) + "\n").encode()
+    if curves := journal.curves(run.path / "metrics.jsonl", "loss"):
+        found["loss.svg"] = str(pages.curves(curves)).encode()
+    return found
+
+
+def _told(run: Run) -> Experiment:
+    """What the run tells: on this machine everything, elsewhere what others may see."""
+    told = experiments.of_run(run.path)
+    return told if _is_here(run) else experiments.shared(told, texts=run.config.publish.samples)
+
+
+def _is_here(run: Run) -> bool:
+    return tracker_of(run.config) == "local"
