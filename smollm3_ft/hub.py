@@ -32,7 +32,7 @@ def _named(key: str, name: str) -> Iterator[None]:
         raise ConfigError(Problem(key, f"{name} has no such revision", "name a branch, tag or commit")) from None
     except errors.HFValidationError as error:
         raise ConfigError(Problem(key, f"{name} is no Hub name ({str(error).splitlines()[0]})")) from None
-    except (httpx2.TransportError, errors.HfHubHTTPError, OSError) as error:
+    except (httpx2.TransportError, errors.HfHubHTTPError, OSError, UnicodeEncodeError) as error:
         hubclient.check_token(error)
         remedy = "check the network, or name a folder on this machine"
         raise HubUnreachable(f"{name} could not be got from the Hub ({hubclient.cause(error)})", remedy) from None

@@ -99,7 +99,7 @@ def check_token(error: BaseException) -> None:
     """Raise ConfigError where the token cannot be sent: the error's own text holds the header, and the token in it."""
     import httpx2
 
-    if any(isinstance(one, httpx2.LocalProtocolError) for one in _chain(error)):
+    if any(isinstance(one, httpx2.LocalProtocolError | UnicodeEncodeError) for one in _chain(error)):
         remedy = "copy it again, without a line break or a space"
         raise ConfigError(Problem("HF_TOKEN", "holds characters that no token has", remedy)) from None
 

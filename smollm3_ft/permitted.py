@@ -6,6 +6,7 @@ commas) permit everything where they are not set, `SMOLLM3_FT_ALLOW_REMOTE_CODE`
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,8 +36,10 @@ def _unread(config: Config, roots: str) -> Iterator[Problem]:
     places += [("data.source", name) for name in names if not is_hub_dataset(name)]
     places += probes.places(config)
     for key, place in places:
-        path = _real(place)
-        if allowed and not place.startswith("builtin:") and not any(path.is_relative_to(root) for root in allowed):
+        matching = glob.glob(os.path.expanduser(place), recursive=True)  # noqa: PTH111, PTH207  # patterns with a root
+        found = [_real(one) for one in (place, *matching)]  # a pattern may lead through a link
+        is_inside = all(any(path.is_relative_to(root) for root in allowed) for path in found)
+        if allowed and not place.startswith("builtin:") and not is_inside:
             yield Problem(key, f"{place} may not be read here", f"allowed is what lies in {roots}")
 
 

@@ -104,7 +104,7 @@ def links(run: Run) -> dict[str, str]:
     pages_of = {
         "model page": ("", published.get("repo")),
         "demo": ("spaces/", config.publish.demo_space if published.get("verified") else None),
-        "dataset": ("datasets/", config.monitor.dataset),
+        "dataset": ("datasets/", dataset if "/" in (dataset := config.monitor.dataset or "") else None),
     }
     found |= {name: f"{_hub()}/{kind}{place}" for name, (kind, place) in pages_of.items() if place}
     return {**found, "trackio": page} if (page := trackio_page(run)) else found

@@ -96,6 +96,8 @@ def _contradictions(config: Config) -> Iterator[Problem]:
         if train.method != "dpo" and getattr(train, key) is not None:
             remedy = f"leave it out, or train.{key}=none where a recipe has it"
             yield Problem(f"train.{key}", "belongs to train.method=dpo", remedy)
+    if config.monitor.dataset == "off":
+        yield Problem("monitor.dataset", "off is no dataset", "use none")
     if train.early_stopping_patience is not None and data.validation is None:
         yield Problem("train.early_stopping_patience", "needs validation rows", "give data.validation")
     if isinstance(data.source, tuple):

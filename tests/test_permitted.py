@@ -43,6 +43,8 @@ def test_what_may_be_read(roots: dict[str, str], word: str) -> None:
         "data.source=rows.jsonl",
         "data.source={root}/../here/rows.jsonl",
         "data.source={root}/link/rows.jsonl",
+        "data.source={root}/lin[k]/rows.jsonl",
+        "data.source={root}/*/*.jsonl",
         "data.source={root}/../here/*.jsonl",
         "data.source=/etc/*.json",
         "data.source=*.jsonl",

@@ -93,8 +93,12 @@ def _push(run: Run, has_ended: bool) -> None:
     told = experiments.shared(experiments.of_run(run.path, has_ended), texts=run.config.publish.samples)
     made = experimentfiles.made(told, experiments.values(run.path))
     title = f"{told.name}: {told.status}, step {told.train.get('steps', 0)}"
-    with _named(repo):
-        hubclient.insist(lambda: _commit(hubclient.api(), repo, made, title), PATIENCE)
+    try:
+        with _named(repo):
+            hubclient.insist(lambda: _commit(hubclient.api(), repo, made, title), PATIENCE)
+    except Undelivered:
+        set_up.cache_clear()  # it may have changed since it was looked at
+        raise
 
 
 def _commit(api: HfApi, repo: str, made: dict[str, bytes], title: str) -> None:

@@ -20,7 +20,7 @@ AT_ONCE = 256 * 1024  # bytes of a journal, about 500 records
 LONGEST_WAIT = 60.0  # seconds between tries, while training goes on
 AT_THE_END = 10.0  # seconds for what is left when the training has ended; then the next start delivers it
 ATTACHED = "attached"
-OFF = ("off", "none")
+OFF = ("off", "none")  # of Trackio, of the dataset
 
 Say = Callable[[str], None]
 

@@ -79,6 +79,8 @@ def _found_or_made(space: str, private: bool) -> Any:
         return found
     if there - FRESH:
         raise Undelivered(f"the Space {space} holds something that is no Trackio", "name another one")
+    if found and private and not found.private:
+        return found  # nothing is put there, and it is refused
     _make(api, space, private)
     return api.space_info(space)
 
