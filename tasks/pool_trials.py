@@ -104,7 +104,7 @@ def look(client: SyncPrefectClient, search: Search, child: Child) -> Child | Tol
     except (ConfigError, TrainingError) as error:
         if why is not None:
             return trials.pruned(search, trial, why)
-        if isinstance(error, Stopped | ProcessDied):
+        if isinstance(error, Stopped) or (isinstance(error, ProcessDied) and child.resumed < RESUMED):
             return _resumed(client, child, error)
         return trials.failed(search, trial, error.message)
     except RunBusy as error:

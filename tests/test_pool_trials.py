@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType, Worker, Wo
 from prefect.states import Cancelled, Crashed, Failed, Running
 
 from smollm3_ft import pruning, searchspace, sweeping, trials
-from smollm3_ft.errors import DataError, ProcessDied, RunBusy
+from smollm3_ft.errors import DataError, RunBusy
 from smollm3_ft.sweeping import Search
 from smollm3_ft.trials import Trial
 from tasks import pool_trials
@@ -119,16 +119,8 @@ def test_a_pruned_trial_is_noted_as_such(begin: Begin) -> None:
     assert (told.state, told.cause) == ("pruned", "loss 9 is worse")
 
 
-@pytest.mark.parametrize(
-    ("state", "error"),
-    [
-        (Crashed(message="exited with -9", timestamp=LONG_AGO), ProcessDied),
-        (Failed(message=f"{BECAUSE}RunBusy: it is being worked on", timestamp=LONG_AGO), RunBusy),
-    ],
-)
-def test_a_trial_that_was_interrupted_is_resumed(begin: Begin, state: State[Any], error: type[Exception]) -> None:
-    """Three times; then the sweep fails with what it was, and the trial is unfinished."""
-    search, trial = begin()
+def resumed_as_often_as_it_may(search: Search, trial: Trial, state: State[Any]) -> Child:
+    """A trial that ended in this state again and again, and was resumed each time."""
     child = Child(trial, served(state).run)
     for number in range(1, 1 + pool_trials.RESUMED):
         server = served(state)
@@ -137,9 +129,27 @@ def test_a_trial_that_was_interrupted_is_resumed(begin: Begin, state: State[Any]
         assert server.run.state.name == "AwaitingRetry"
         assert now.resumed == number
         child = now
-    with pytest.raises(error):
+    return child
+
+
+def test_a_trial_that_is_kept_from_its_work_is_resumed(begin: Begin) -> None:
+    """Three times; then the sweep fails with what it was, and the trial is unfinished."""
+    search, trial = begin()
+    state = Failed(message=f"{BECAUSE}RunBusy: it is being worked on", timestamp=LONG_AGO)
+    child = resumed_as_often_as_it_may(search, trial, state)
+    with pytest.raises(RunBusy):
         pool_trials.look(served(state), search, child)
     assert trials.listed(search)[0].state == "unfinished"
+
+
+def test_a_trial_that_crashes_is_resumed(begin: Begin) -> None:
+    """Three times; then it is noted as failed, and the sweep has its other trials."""
+    search, trial = begin()
+    state = Crashed(message="exited with -9", timestamp=LONG_AGO)
+    told = pool_trials.look(served(state), search, resumed_as_often_as_it_may(search, trial, state))
+    assert told == trials.listed(search)[0]
+    assert told.state == "failed"
+    assert "exited with -9" in told.cause
 
 
 def test_a_trial_is_resumed_when_what_is_left_of_it_may_have_ended(begin: Begin) -> None:
