@@ -23,7 +23,7 @@ from prefect.runtime import flow_run
 from flows.finetune import finetune_flow
 from smollm3_ft import locks, pruning, report, runs, sweeping, sweepreport, trials
 from smollm3_ft.config import Config, pool_of
-from smollm3_ft.errors import ConfigError, Stopped, TrainingError
+from smollm3_ft.errors import ConfigError, DataError, Stopped, TrainingError
 from smollm3_ft.searchspace import Sweep
 from smollm3_ft.sweeping import Search
 from smollm3_ft.trials import Told, Trial
@@ -134,7 +134,7 @@ def _tried(search: Search, trial: Trial) -> Told:
         return trials.pruned(search, trial, str(pruning.reason(folder)))
     try:
         call(train_trial.with_options(name=trial.name, task_run_name=trial.name), search, trial)
-    except (ConfigError, TrainingError) as error:
+    except (ConfigError, DataError, TrainingError) as error:
         why = pruning.reason(folder)
         if why is not None:
             return trials.pruned(search, trial, why)

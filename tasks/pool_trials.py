@@ -21,7 +21,7 @@ from prefect.runtime import flow_run
 from prefect.states import Pending
 
 from smollm3_ft import pruning, trials
-from smollm3_ft.errors import ConfigError, ProcessDied, RunBusy, Stopped, TrainingError
+from smollm3_ft.errors import ConfigError, DataError, HubUnreachable, ProcessDied, RunBusy, Stopped, TrainingError
 from smollm3_ft.sweeping import Search
 from smollm3_ft.trials import Told, Trial
 from tasks import remote
@@ -101,13 +101,13 @@ def look(client: SyncPrefectClient, search: Search, child: Child) -> Child | Tol
         return child
     try:
         remote.check_ended(run)
-    except (ConfigError, TrainingError) as error:
+    except (ConfigError, DataError, TrainingError) as error:
         if why is not None:
             return trials.pruned(search, trial, why)
         if isinstance(error, Stopped) or (isinstance(error, ProcessDied) and child.resumed < RESUMED):
             return _resumed(client, child, error)
         return trials.failed(search, trial, error.message)
-    except RunBusy as error:
+    except (RunBusy, HubUnreachable) as error:
         return _resumed(client, child, error)
     return trials.completed(search, trial)
 

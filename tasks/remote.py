@@ -197,7 +197,7 @@ def check_ended(child: FlowRun) -> None:
     known = getattr(errors, kind, FinetuneError)
     if known is ConfigError:
         raise ConfigError(Problem("train", words))
-    if known in (errors.DataError, errors.RunBusy, Stopped):
+    if known in (errors.DataError, errors.HubUnreachable, errors.RunBusy, Stopped):
         raise known(words)
     raise TrainingError(f"the child run {child.name} failed: {words or said}", "see its own log")
 

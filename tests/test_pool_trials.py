@@ -12,8 +12,9 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType, Worker, WorkerStatus
 from prefect.states import Cancelled, Crashed, Failed, Running
 
+from flows import sweep
 from smollm3_ft import pruning, searchspace, sweeping, trials
-from smollm3_ft.errors import DataError, RunBusy
+from smollm3_ft.errors import DataError, HubUnreachable, RunBusy
 from smollm3_ft.sweeping import Search
 from smollm3_ft.trials import Trial
 from tasks import pool_trials
@@ -132,12 +133,13 @@ def resumed_as_often_as_it_may(search: Search, trial: Trial, state: State[Any]) 
     return child
 
 
-def test_a_trial_that_is_kept_from_its_work_is_resumed(begin: Begin) -> None:
+@pytest.mark.parametrize("error", [RunBusy, HubUnreachable])
+def test_a_trial_that_is_kept_from_its_work_is_resumed(begin: Begin, error: type[Exception]) -> None:
     """Three times; then the sweep fails with what it was, and the trial is unfinished."""
     search, trial = begin()
-    state = Failed(message=f"{BECAUSE}RunBusy: it is being worked on", timestamp=LONG_AGO)
+    state = Failed(message=f"{BECAUSE}{error.__name__}: not now", timestamp=LONG_AGO)
     child = resumed_as_often_as_it_may(search, trial, state)
-    with pytest.raises(RunBusy):
+    with pytest.raises(error):
         pool_trials.look(served(state), search, child)
     assert trials.listed(search)[0].state == "unfinished"
 
@@ -160,9 +162,18 @@ def test_a_trial_is_resumed_when_what_is_left_of_it_may_have_ended(begin: Begin)
     assert server.run.state.type == StateType.CRASHED
 
 
-def test_data_that_no_trial_can_be_trained_on_end_the_sweep(begin: Begin) -> None:
-    """It is not the trial's own failure."""
+@pytest.mark.parametrize("here", [True, False])
+def test_a_trial_whose_values_leave_no_data_is_noted_as_failed(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, here: bool
+) -> None:
+    """Here and on a pool alike: others may have some, and three in a row end the sweep."""
     search, trial = begin()
     server = served(Failed(message=f"{BECAUSE}DataError: no rows"))
-    with pytest.raises(DataError, match="no rows"):
-        pool_trials.look(server, search, Child(trial, server.run))
+
+    def without_rows(*_: Any) -> None:
+        raise DataError("no rows")
+
+    monkeypatch.setattr(sweep, "call", without_rows)
+    told = sweep._tried(search, trial) if here else pool_trials.look(server, search, Child(trial, server.run))
+    assert told == trials.listed(search)[0]
+    assert (told.state, told.cause) == ("failed", "no rows")

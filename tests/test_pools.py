@@ -133,6 +133,7 @@ def test_two_never_train_the_same_run(tmp_path: Path) -> None:
     [
         (Failed(message=f"{FAILED}ConfigError: run: is not here; mount it"), ConfigError, "run: is not here; mount it"),
         (Failed(message=f"{FAILED}DataError: no rows"), errors.DataError, "no rows"),
+        (Failed(message=f"{FAILED}HubUnreachable: no answer"), errors.HubUnreachable, "no answer"),
         (Failed(message=f"{FAILED}ProcessDied: by SIGKILL"), errors.TrainingError, "child run one failed: by SIGKILL"),
         (Failed(message=f"{FAILED}ValueError: odd"), errors.TrainingError, "child run one failed: odd"),
         (Crashed(message="exited with -9"), errors.ProcessDied, "child run one crashed: exited with -9"),
