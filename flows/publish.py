@@ -13,7 +13,7 @@ from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.runs import Run
 from tasks import steps
 from tasks.publishing import publish_and_verify
-from tasks.reporting import close
+from tasks.reporting import close, failure_of
 from tasks.setup import close_former
 from tasks.training import Evaluated, Trained, finished
 
@@ -69,4 +69,4 @@ def _tell(run: Run, status: report.Status, error: Exception | None = None) -> di
     done = steps.HERE.get()
     anew = {*(step.name for step in done), "links", "next steps"}
     done[:] = [*(step for step in report.read_steps(run.path) if step.name not in anew), *done]
-    return close(run, status, error)
+    return close(run, status, failure_of(error) if error and status == "failed" else None)

@@ -51,30 +51,31 @@ def write_report(run: Run, status: Status, done: list[Step], failure: Failure | 
     return written
 
 
-def close(run: Run, status: Status, error: Exception | None = None) -> dict[str, Any]:
+def close(run: Run, status: Status, failure: Failure | None = None) -> dict[str, Any]:
     """Links, next steps and report, also after a failure."""
     call(links, run)
     call(next_steps, run, status)
-    failure = failure_of(error) if error and status == "failed" else None
     return call(write_report, run, status, list(steps.HERE.get()), failure)
 
 
 def close_failed(run: Run, error: Exception) -> None:
     """Close a run that failed or was interrupted. Without a Prefect server the truth is on disk all the same."""
     status: Status = "interrupted" if isinstance(error, Stopped) else "failed"
+    failure = failure_of(error) if status == "failed" else None  # before a step that closes the run may fail
     if not isinstance(error, UNREACHABLE):
         try:
-            close(run, status, error)
+            close(run, status, failure)
         except UNREACHABLE as second:
             log.warning("Prefect could not be told: %s", second)
         else:
             return
-    report.write(run, status, list(steps.HERE.get()), failure_of(error) if status == "failed" else None)
+    report.write(run, status, list(steps.HERE.get()), failure)
 
 
 def failure_of(error: BaseException) -> Failure:
     """The failed step, the cause in a line, and what to do."""
-    step = next((step.name for step in reversed(steps.HERE.get()) if step.state not in _GOOD), "finetune")
+    bad = (one.name for one in reversed(steps.HERE.get()) if one.state not in _GOOD)
+    step = next((name for name in bad if not name.startswith(_BESIDE)), "finetune")
     if isinstance(error, FinetuneError):
         return Failure(step, error.message, error.remedy or "run the same command to go on")
     if isinstance(error, UNREACHABLE):
@@ -86,3 +87,4 @@ def failure_of(error: BaseException) -> Failure:
 
 
 _GOOD = ("Completed", "Cached", "Blocked")
+_BESIDE = "monitor "  # recorded behind the training, and never what failed it

@@ -6,16 +6,18 @@ import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
+from conftest import configure
 from house import FILES, REUSED, ROOT, House, kill_server, opened, report_of, task_states, training_of, until
 from trackios import TOKEN, Server, points
 
-from smollm3_ft import files, runs
+from smollm3_ft import files, report, runs
+from smollm3_ft.errors import TrainingError
 from smollm3_ft.report import Step
-from tasks import steps
+from tasks import reporting, steps
 from tasks.reporting import failure_of
 
 pytestmark = pytest.mark.process
@@ -232,6 +234,30 @@ def test_a_server_that_is_away_for_a_while_costs_nothing(house: House, undisturb
     assert (house.runs_dir / "outage" / "model" / "model.safetensors").read_bytes() == undisturbed
     (states,) = task_states(house, "outage")
     assert set(states.values()) <= {"Completed", "Cached"}
+
+
+def test_a_step_beside_the_training_is_not_what_failed_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is recorded after the training's step, whose failure it is."""
+    monkeypatch.setattr(steps, "HERE", ContextVar("steps"))
+    steps.HERE.set([Step(name, "Failed", 1.0, False) for name in ("train", "monitor system", "monitor trackio")])
+    assert failure_of(TrainingError("the loss is not finite")).step == "train"
+
+
+def test_a_run_that_cannot_be_closed_says_what_failed_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step that ended the run, and not the links, for which Prefect is away by then."""
+    monkeypatch.setattr(steps, "HERE", ContextVar("steps"))
+    steps.HERE.set([Step("train", "Failed", 1.0, False)])
+
+    def away(*_: Any) -> None:
+        steps.HERE.get().append(Step("links", "Failed", 1.0, False))
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr(reporting, "call", away)
+    run = runs.begin(configure(name="run", runs_dir=str(tmp_path)))
+    reporting.close_failed(run, TrainingError("the loss is not finite"))
+    failure = report.read_failure(run.path)
+    assert failure is not None
+    assert (failure.step, failure.cause) == ("train", "the loss is not finite")
 
 
 def test_a_server_that_is_gone_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
