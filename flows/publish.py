@@ -13,7 +13,7 @@ from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.runs import Run
 from tasks import steps
 from tasks.publishing import publish_and_verify
-from tasks.reporting import close, failure_of
+from tasks.reporting import close, close_failed
 from tasks.setup import close_former
 from tasks.training import Evaluated, Trained, finished
 
@@ -38,9 +38,11 @@ def publish_flow(run: str) -> dict[str, Any]:
         try:
             publish_and_verify(found, *made)
         except Exception as error:
-            _tell(found, "failed", error)
+            _keep_former_steps(found)
+            close_failed(found, error)
             raise
-        return _tell(found, "completed")
+        _keep_former_steps(found)
+        return close(found, "completed")
 
 
 def _made(run: Run) -> tuple[TrainingPlan, Trained, Evaluated]:
@@ -61,12 +63,8 @@ def _made(run: Run) -> tuple[TrainingPlan, Trained, Evaluated]:
     return made
 
 
-def _tell(run: Run, status: report.Status, error: Exception | None = None) -> dict[str, Any]:
-    """Write report and links anew: a finished run stays finished, and its former steps are told as they were."""
-    if runs.status(run.path) in runs.FINISHED:
-        report.add_published(run)
-        return close(run, "completed")
+def _keep_former_steps(run: Run) -> None:
+    """In its report a run's former steps are told as they were, before those that were done now."""
     done = steps.HERE.get()
     anew = {*(step.name for step in done), "links", "next steps"}
     done[:] = [*(step for step in report.read_steps(run.path) if step.name not in anew), *done]
-    return close(run, status, failure_of(error) if error and status == "failed" else None)

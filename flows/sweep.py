@@ -21,7 +21,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.runtime import flow_run
 
 from flows.finetune import finetune_flow
-from smollm3_ft import locks, pruning, report, runs, sweeping, sweepreport, trials
+from smollm3_ft import locks, pruning, runs, sweeping, sweepreport, trials
 from smollm3_ft.config import Config, pool_of
 from smollm3_ft.errors import ConfigError, DataError, Stopped, TrainingError
 from smollm3_ft.searchspace import Sweep
@@ -163,9 +163,7 @@ def _publish_best(search: Search) -> None:
     best = trials.best(trials.listed(search), search.sweep)
     if not search.sweep.publish_best or best is None:
         return
-    folder = search.runs_dir / best.name
-    trained = runs.read(folder).config
+    trained = runs.read(search.runs_dir / best.name).config
     config = trained.model_copy(update={"publish": search.config.publish})
     steps.log.info("publishing the best trial, %s", best.name, extra={"heading": True})
     contextvars.copy_context().run(finetune_flow, config)
-    report.add_published(runs.read(folder))

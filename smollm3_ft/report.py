@@ -41,14 +41,18 @@ class Failure(NamedTuple):
 def write(run: Run, status: Status, steps: list[Step], failure: Failure | None = None) -> dict[str, Any]:
     """Write `report.md`, `report.html` and, last, `report.json` into the run's folder. Returns the report.
 
-    A finished run keeps the report that it has, but for what waited to be delivered and is there now; what is gone
-    of it is written again.
+    A finished run keeps the report that it has, but for what waited to be delivered and is there now, and for where its
+    model went since; what is gone of it is written again.
     """
     done = runs.status(run.path) in runs.FINISHED
     report = files.read_json(run.path / "report.json") if done else collect(run, status, steps, failure)
     anew = not done
     if done and any(one["waiting"] for one in report.get("monitoring", {}).values()):
         report["monitoring"], anew = delivery.standings(run), True
+    where = {"published": _published(run, report["status"]), "links": links(run)}
+    if any(report.get(key) != value for key, value in where.items()):
+        report |= {**where, "next_steps": next_steps(run, report["status"])}
+        anew = True
     for name in ("report.md", "report.html"):
         if anew or not (run.path / name).is_file():
             files.write(run.path / name, render(name, run, report))
@@ -63,8 +67,6 @@ def collect(run: Run, status: Status, steps: list[Step], failure: Failure | None
     plan = _plan(folder / "plan.json")
     trained = files.read_json_if_there(folder / fit.TRAINED).get("values", {})
     evaluation = files.read_json_if_there(folder / "evaluation.json")
-    nothing = {"target": "none"} if run.config.publish.target == "none" or status == "blocked" else {}
-    published = files.read_json_if_there(folder / publishing.PUBLISHED) or nothing
     return {
         "status": status,
         "name": run.name,
@@ -79,7 +81,7 @@ def collect(run: Run, status: Status, steps: list[Step], failure: Failure | None
             "gate": evaluation.get("gate", {}).get("state", "none"),
             "why": evaluation.get("gate", {}).get("why"),
         },
-        "published": {key: published.get(key) for key in ("target", "repo", "commit", "verified")},
+        "published": _published(run, status),
         "actual": _actual(plan, trained, steps) if plan else {},
         "accepted_changes": [change.get("what", "") for change in run.accepted],
         "alerts": _alerts(folder) + [{"step": None, "what": what} for what in evaluation.get("warnings", [])],
@@ -178,6 +180,13 @@ def curves_of(run: Run, value: str) -> dict[str, list[tuple[float, float]]]:
     return journal.curves(run.path / "metrics.jsonl", value)
 
 
+def _published(run: Run, status: Status) -> dict[str, Any]:
+    """Where the model is, and whether that was verified."""
+    nothing = {"target": "none"} if run.config.publish.target == "none" or status == "blocked" else {}
+    published = files.read_json_if_there(run.path / publishing.PUBLISHED) or nothing
+    return {key: published.get(key) for key in ("target", "repo", "commit", "verified")}
+
+
 def _trained(trained: dict[str, Any]) -> dict[str, Any]:
     names = ("steps", "epochs", "tokens", "supervised_tokens", "tokens_per_second", "mfu", "peak_memory_bytes")
     return {name: trained.get(name) for name in (*names, "final_loss", "best_step", "resumed_from")}
@@ -204,17 +213,6 @@ def _plan(path: Path) -> TrainingPlan | None:
         return fit.read(path)
     except ConfigError:
         return None
-
-
-def add_published(run: Run) -> None:
-    """Bring into a finished run's report where its model went since."""
-    told = files.read_json(run.path / "report.json")
-    published = files.read_json_if_there(run.path / publishing.PUBLISHED)
-    told["published"] = {key: published.get(key) for key in ("target", "repo", "commit", "verified")}
-    told |= {"links": links(run), "next_steps": next_steps(run, told["status"])}
-    for name in ("report.md", "report.html"):
-        files.write(run.path / name, render(name, run, told))
-    files.write_json(run.path / "report.json", told)
 
 
 def read_steps(folder: Path) -> list[Step]:

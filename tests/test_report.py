@@ -99,6 +99,20 @@ def test_how_to_go_on(run: Run, status: Any) -> None:
     assert words[-2:] == ["flows.finetune", f"{run.path}/config.yaml"]
 
 
+def test_a_finished_run_says_where_it_went_since(run: Run) -> None:
+    """Published after its report was written: the report has that and its page, and the steps as they were."""
+    before = report.write(run, "completed", STEPS)
+    assert before["published"]["target"] is None
+    assert report.write(run, "failed", [], FAILURE) == files.read_json(run.path / "report.json")
+    files.write_json(run.path / "published.json", {"target": "hub", "repo": "me/model", "verified": True})
+    after = report.write(run, "completed", [])
+    assert after["published"] == {"target": "hub", "repo": "me/model", "commit": None, "verified": True}
+    assert after["links"]["model page"].endswith("/me/model")
+    assert (after["steps"], after["status"]) == (before["steps"], "completed")
+    assert files.read_json(run.path / "report.json") == after
+    assert "me/model" in (run.path / "report.html").read_text()
+
+
 def test_a_blocked_run_says_why(run: Run) -> None:
     """The report of a run that the gate kept back says so and why, for programs and for people."""
     evaluated(run)
