@@ -119,8 +119,10 @@ def running(logs: Path, pools: Sequence[str] = POOLS) -> Iterator[list[Kept]]:
         yield kept
     finally:
         with _undisturbed():
-            cancel_runs_of([one.worker for one in kept])
-            stop([(one.worker, one.process) for one in kept])
+            try:
+                cancel_runs_of([one.worker for one in kept])
+            finally:
+                stop([(one.worker, one.process) for one in kept])
 
 
 def look_after(kept: list[Kept]) -> None:
@@ -191,19 +193,27 @@ def stop(started: Sequence[tuple[Worker, subprocess.Popen[bytes]]]) -> None:
 def cancel_runs_of(workers: Sequence[Worker]) -> None:
     """Cancel the flow runs that these workers started, and wait until they have saved and ended."""
     from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
     from prefect.states import Cancelling
 
     from tasks.steps import UNREACHABLE
 
     deadline = time.monotonic() + SECONDS_TO_SAVE
     running = {run for worker in workers for process in of(worker) if (run := _flow_run_of(process))}
+    cancelled: set[uuid.UUID] = set()
     try:
         with get_client(sync_client=True) as client:
             for run in running:
-                client.set_flow_run_state(run, Cancelling(message="Its worker was ended."))
-            while running and time.monotonic() < deadline:
-                states = {run: client.read_flow_run(run).state for run in running}
-                running = {run for run, state in states.items() if state is not None and not state.is_final()}
+                with contextlib.suppress(ObjectNotFound):  # it was deleted: its process ends with its worker
+                    client.set_flow_run_state(run, Cancelling(message="Its worker was ended."))
+                    cancelled.add(run)
+            while cancelled and time.monotonic() < deadline:
+                for run in tuple(cancelled):
+                    with contextlib.suppress(ObjectNotFound):
+                        state = client.read_flow_run(run).state
+                        if state is not None and not state.is_final():
+                            continue
+                    cancelled.remove(run)
                 time.sleep(0.5)
     except UNREACHABLE as error:
         say(f"What still ran could not be cancelled: {error}")
@@ -233,12 +243,13 @@ def _flow_run_of(process: psutil.Process) -> uuid.UUID | None:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """A second Ctrl-C does not leave half of it behind."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A second Ctrl-C, or SIGTERM, does not leave half of it behind."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def say(text: str) -> None:

@@ -1,17 +1,23 @@
 """Workers that are started again when they die: real processes, which only say that they are Prefect's."""
 
 import http.server
+import signal
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from deployed import until
+from prefect.client import orchestration
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Running
 
-from flows import pool_workers
+from flows import pool_workers, session
 from flows.pool_workers import Kept, Worker
 from smollm3_ft.errors import FinetuneError
 
@@ -86,3 +92,54 @@ def test_what_a_killed_worker_left_is_ended_with_the_others(tmp_path: Path, monk
     assert pool_workers.of(one.worker) == [run]
     pool_workers.stop([(one.worker, one.process)])
     assert pool_workers.of(one.worker) == []
+
+
+class Client:
+    """What the Prefect server is told here: the first flow run was deleted, the others end when they are cancelled."""
+
+    def __init__(self, deleted: uuid.UUID) -> None:
+        self.deleted, self.cancelled = deleted, set[uuid.UUID]()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def set_flow_run_state(self, run: uuid.UUID, _state: object) -> None:
+        if run == self.deleted:
+            raise ObjectNotFound(Exception("404"))
+        self.cancelled.add(run)
+
+    def read_flow_run(self, run: uuid.UUID) -> FlowRun:
+        if run == self.deleted:
+            raise ObjectNotFound(Exception("404"))
+        return FlowRun(flow_id=uuid.uuid4(), state=Cancelled() if run in self.cancelled else Running())
+
+
+def test_a_flow_run_that_was_deleted_keeps_no_other_from_being_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process is ended with its worker."""
+    runs = [uuid.uuid4() for _ in range(3)]
+    client, left = Client(runs[0]), iter(runs)
+    monkeypatch.setattr(orchestration, "get_client", lambda **_: client)
+    monkeypatch.setattr(pool_workers, "of", lambda _: runs)
+    monkeypatch.setattr(pool_workers, "_flow_run_of", lambda _: next(left))
+    pool_workers.cancel_runs_of([Worker("default", "one", {})])
+    assert client.cancelled == set(runs[1:])
+
+
+def test_workers_end_however_their_runs_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes wrong when those are cancelled is raised when the workers have ended; nobody's signal disturbs it."""
+    stopped: list[object] = []
+
+    def odd(_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        raise ValueError("odd")
+
+    monkeypatch.setattr(pool_workers, "cancel_runs_of", odd)
+    monkeypatch.setattr(pool_workers, "stop", stopped.append)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ValueError, match="odd"), pool_workers.running(tmp_path, pools=()):
+        signal.signal(signal.SIGTERM, session.terminated)
+    assert stopped == [[]]
+    assert signal.signal(signal.SIGTERM, before) is session.terminated
