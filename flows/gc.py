@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flows.runs import folder
 from smollm3_ft import files, garbage
-from smollm3_ft.errors import ConfigError, Problem
 
 
 def command(
@@ -19,9 +20,7 @@ def command(
     yes: Annotated[bool, typer.Option("--yes", help="Delete it; without, it is only listed.")] = False,
 ) -> None:
     """What no run needs any more, and how much room it takes."""
-    place = Path(runs_dir.removeprefix("runs_dir=")).absolute()
-    if not place.is_dir():
-        raise ConfigError(Problem("runs_dir", f"there is no folder {place}", "name the folder of all runs"))
+    place = folder(runs_dir)
     console = Console(highlight=False)
     listed = garbage.found(place)
     table = Table(box=None, padding=(0, 2), show_header=False)
@@ -31,7 +30,9 @@ def command(
     if not listed:
         console.print(f"Every run in {place} needs all that is there.", soft_wrap=True)
     elif not yes:
-        console.print(f"{files.gib(sum(one.size for one in listed))} in all. Delete them:  smollm3-ft gc --yes")
+        named = "" if place == Path("runs").absolute() else f" {shlex.quote(str(place))}"
+        size = files.gib(sum(one.size for one in listed))
+        console.print(f"{size} in all. Delete them:  smollm3-ft gc --yes{escape(named)}", soft_wrap=True)
     else:
         gone = [one for one in listed if garbage.delete(place, one)]
         console.print(f"{files.gib(sum(one.size for one in gone))} deleted.")

@@ -142,6 +142,7 @@ def test_the_command_deletes_only_with_yes(runs_dir: Path) -> None:
     run = begun(runs_dir, "a")
     files.write(runs_dir / ".prepared" / "p2" / "train.arrow", b"0" * 3 * 2**20)
     told = CliRunner().invoke(cli.app, ["gc", str(runs_dir)])
+    assert f"smollm3-ft gc --yes {runs_dir}" in told.output
     assert "3.0 MiB" in told.output
     assert (runs_dir / ".prepared" / "p2").is_dir()
     assert CliRunner().invoke(cli.app, ["gc", "--yes", str(runs_dir)]).exit_code == 0
