@@ -16,16 +16,17 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
-from smollm3_ft import devices, files, identity, locks, plan, pruning, resolve, runs
-from smollm3_ft.config import Config
-from smollm3_ft.errors import ConfigError, Problem
+from smollm3_ft import devices, files, hubclient, identity, locks, plan, pruning, resolve, runs
+from smollm3_ft.config import Config, tracker_of
+from smollm3_ft.errors import ConfigError, HubUnreachable, Problem
 from smollm3_ft.plan import Plan
 from smollm3_ft.runs import Run
 from smollm3_ft.sweeping import Search
 from tasks import remote
-from tasks.steps import HERE, call, crash_what_stands_as_running, done, options
+from tasks.steps import HERE, call, crash_what_stands_as_running, done, log, options
 
 FLOW_RUN = ".flow-run"  # in a run's folder: the id of the flow run that works, or last worked, on it
+PATIENCE = 10.0  # seconds with a Hub that does not answer
 
 
 @task(**options("resolve configuration", timeout=120, retries=0))
@@ -62,19 +63,27 @@ def check_environment(run: Run) -> str:
 
 @task(**options("authenticate", timeout=120))
 def authenticate(run: Run) -> str:
-    """Who the Hub says we are, where the run needs the Hub."""
+    """Who the Hub says we are, where the run talks to it. One that only takes metrics, and is away, fails nothing."""
     config = run.config
     sources = config.data.source if isinstance(config.data.source, tuple) else ()
     names = [config.model.name, *(source.source for source in sources)]
     if isinstance(config.data.source, str):
         names.append(config.data.source)
-    if all(name.startswith("builtin:") or Path(name).exists() for name in names):
+    needed = not all(name.startswith("builtin:") or Path(name).exists() for name in names)
+    if not needed and config.monitor.dataset is None and tracker_of(config) != "space":
         return done("nothing to do: no step of this run talks to the Hub", "none")
-    from huggingface_hub import HfApi, get_token
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     if get_token() is None:
         return done("no token: public models and datasets only (set HF_TOKEN for others)", "none")
-    name = str(HfApi().whoami()["name"])
+    try:
+        name = str(hubclient.insist(lambda: hubclient.api().whoami(), PATIENCE)["name"])
+    except (HubUnreachable, HfHubHTTPError, OfflineModeIsEnabled) as error:
+        if needed:
+            raise
+        log.warning("authenticate: %s", error)
+        return done(f"not now: {hubclient.cause(error)}; training goes on, and what it logs waits", "none")
     return done(f"the Hub knows us as {name}", name)
 
 
