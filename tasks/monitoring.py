@@ -97,7 +97,8 @@ def monitor_dataset(run: Run, stop: threading.Event) -> int:
 def _carry(name: str, run: Run, stop: threading.Event) -> int:
     try:
         left = delivery.deliver_left(name, run)
-    except Undelivered:  # it is said below, of this run's own records
+    except Undelivered as error:  # the next start tries again
+        log.warning("monitor %s, of earlier runs: %s", name, error)
         left = 0
     there = delivery.follow(name, run, stop, lambda said: log.warning("monitor %s: %s", name, said))
     return done(f"{there.delivered} records are there" + (f", and {left} of earlier runs" if left else ""), left)

@@ -12,6 +12,7 @@ from smollm3_ft.errors import Undelivered
 from smollm3_ft.journal import Journal, Record
 from smollm3_ft.monitoring import delivery
 from smollm3_ft.runs import Run
+from tasks import monitoring as carrying
 
 
 class Sink:
@@ -208,3 +209,21 @@ def test_a_report_is_handed_over_once(sink: Sink, run: Run, metrics: Journal, mo
 def test_off_is_nothing_in_the_report(begin: Begin) -> None:
     """A sink that is switched off has no line in the report."""
     assert report.write(begin("a", monitor__trackio="off"), "completed", [])["monitoring"] == {}
+
+
+def test_what_earlier_runs_cannot_hand_over_is_said(
+    sink: Sink, run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the sink's own words; this run's own records are delivered all the same."""
+
+    def away(*_: object) -> int:
+        raise Undelivered("b is another's", "see to it")
+
+    monkeypatch.setattr(delivery, "deliver_left", away)
+    with Journal(run.path / "metrics.jsonl", run.run_id) as journal:
+        journal.write("train", {"loss": 1.0}, 1)
+    stop = threading.Event()
+    stop.set()
+    carrying._carry("trackio", run, stop)
+    assert sink.steps == [1]
+    assert "of earlier runs: b is another's; see to it" in caplog.text
