@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import PrefectHTTPStatusError
 
 from smollm3_ft import pages, report
 from smollm3_ft.errors import FinetuneError, Stopped, Undelivered
@@ -79,8 +79,9 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, FinetuneError):
         return Failure(step, error.message, error.remedy or "run the same command to go on")
     if isinstance(error, UNREACHABLE):
-        address = os.environ.get("PREFECT_API_URL", "")
-        cause = f"the Prefect server does not answer as it should ({address}): {error}".splitlines()[0]
+        log.warning("the Prefect server: %s", error, extra={"send_to_api": False})
+        said = f" (HTTP {error.response.status_code})" if isinstance(error, PrefectHTTPStatusError) else ""
+        cause = f"the Prefect server does not answer as it should{said}"  # not where: reports are handed on
         return Failure(step, cause, "when it does, run the same command to go on")
     cause = f"{type(error).__name__}: {error}".splitlines()[0]
     return Failure(step, cause, "see the step's log in the browser (make ui), then run the same command to go on")
