@@ -67,12 +67,13 @@ def planned() -> list[Worker]:
 
 
 def _cards() -> list[str]:
-    """The numbers of the devices that are to be used here."""
+    """The devices that are to be used here, as CUDA_VISIBLE_DEVICES names them: CUDA stops at one that is not there."""
     if devices.detect().kind != "cuda":
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     with devices.driver() as handles:
-        return [one.strip() for one in visible.split(",")] if visible else [str(i) for i in range(len(handles))]
+        named = visible.split(",") if visible else map(str, range(len(handles)))
+        return [one.strip() for one, _ in zip(named, handles, strict=False)]
 
 
 def environment_of(worker: Worker, environment: Mapping[str, str]) -> dict[str, str]:
@@ -83,7 +84,7 @@ def environment_of(worker: Worker, environment: Mapping[str, str]) -> dict[str, 
         return found
     kept = without_secrets(found)
     token = environment.get("HF_READ_TOKEN") or environment.get("HF_TOKEN")
-    own = {"PREFECT_API_AUTH_STRING": environment.get("PREFECT_API_AUTH_STRING"), "HF_TOKEN": token}
+    own = {name: environment.get(name) for name in ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY")} | {"HF_TOKEN": token}
     return {**kept, **{name: value for name, value in own.items() if value}}
 
 

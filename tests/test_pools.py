@@ -1,5 +1,6 @@
 """A run on a work pool, without a server: what is registered, who is told what, and what a worker refuses."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -14,7 +15,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelled, Crashed, Failed
 
 from flows import pool_workers, train
-from smollm3_ft import errors, fit, plan, runs
+from smollm3_ft import devices, errors, fit, plan, runs
 from smollm3_ft.errors import ConfigError, RunBusy
 from tasks import remote
 from tasks.training import finished, the_device
@@ -75,19 +76,35 @@ def test_a_team_s_workers_are_this_project_s() -> None:
 
 
 def test_a_worker_that_trains_is_told_no_secret_that_it_does_not_need() -> None:
-    """It gets the server's password and a token that reads; what publishes and tracks stays with `default`."""
+    """It gets the server's password, or key, and a token that reads; what publishes and tracks stays with `default`."""
     here = {
         "PATH": "/bin",
         "PREFECT_API_AUTH_STRING": "local:word",
+        "PREFECT_API_KEY": "pnu_key",
         "HF_TOKEN": "hf_writes",
         "HF_READ_TOKEN": "hf_reads",
         "TRACKIO_WRITE_TOKEN": "t",
     }
     told = pool_workers.environment_of(pool_workers.Worker("cuda", "gpu0", {"CUDA_VISIBLE_DEVICES": "0"}), here)
     secrets = {name: value for name, value in told.items() if name.startswith(("HF_", "TRACKIO_", "PREFECT_API_"))}
-    assert secrets == {"PREFECT_API_AUTH_STRING": "local:word", "HF_TOKEN": "hf_reads"}
+    server = {"PREFECT_API_AUTH_STRING": "local:word", "PREFECT_API_KEY": "pnu_key"}
+    assert secrets == {**server, "HF_TOKEN": "hf_reads"}
     assert told["CUDA_VISIBLE_DEVICES"] == "0"
     assert pool_workers.environment_of(pool_workers.Worker("default", "d", {}), here).items() >= here.items()
+
+
+@pytest.mark.parametrize(("visible", "numbers"), [(None, ["0", "1"]), ("1,0", ["1", "0"]), ("1,7", ["1"])])
+def test_a_worker_for_each_card_that_is_there(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, numbers: list[str]
+) -> None:
+    """As CUDA_VISIBLE_DEVICES names them, up to one that there is not."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(devices, "detect", lambda: devices.Device("cuda", "card", 1, 1.0))
+    monkeypatch.setattr(devices, "driver", lambda: contextlib.nullcontext([object()] * len(numbers)))
+    workers = [one for one in pool_workers.planned() if one.pool == "cuda"]
+    assert [one.environment["CUDA_VISIBLE_DEVICES"] for one in workers] == numbers
 
 
 def test_a_worker_that_does_not_see_the_run_says_so(tmp_path: Path) -> None:
