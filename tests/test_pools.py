@@ -7,17 +7,19 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
+from typing import cast
 
 import pytest
 import yaml
 from conftest import MakePlan, configure, facts
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.states import Cancelled, Crashed, Failed
+from prefect.states import Cancelled, Completed, Crashed, Failed
 
 from flows import pool_workers, train
 from smollm3_ft import devices, errors, fit, plan, runs
 from smollm3_ft.errors import ConfigError, RunBusy
 from tasks import remote
+from tasks.steps import blocked
 from tasks.training import finished, the_device
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +54,13 @@ def test_the_zombie_automation_waits_longer_than_a_heartbeat() -> None:
     for one in declared:
         every = int(one["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
         assert 30 < every < automation["trigger"]["within"] / 2
+
+
+def test_the_zombie_automation_knows_each_end_of_a_flow_run() -> None:
+    """Also that of one which the gate blocked: its state has a name of its own."""
+    automation = yaml.safe_load((ROOT / "deployments" / "automations.yaml").read_text())["automations"][0]
+    ends: list[State[None]] = [Completed(), Failed(), Cancelled(), Crashed(), cast("State[None]", blocked("", None))]
+    assert {f"prefect.flow-run.{one.name}" for one in ends} < set(automation["trigger"]["expect"])
 
 
 def test_a_team_s_server_takes_its_secrets_from_outside() -> None:
