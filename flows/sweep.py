@@ -55,7 +55,10 @@ def sweep_flow(config: Config, sweep: Sweep) -> dict[str, Any]:
             _publish_best(search)
         except BaseException as error:  # no more steps, but the truth on disk
             failed = isinstance(error, Exception) and not isinstance(error, Stopped)
-            sweepreport.write(search, "failed" if failed else "interrupted")
+            try:
+                sweepreport.write(search, "failed" if failed else "interrupted")
+            except Exception as second:  # noqa: BLE001  # no disk: the first error is the one to tell
+                steps.log.warning("the report could not be written: %s", second)
             raise
         return call(report_sweep, search, "completed")
 

@@ -162,6 +162,27 @@ def test_a_trial_is_resumed_when_what_is_left_of_it_may_have_ended(begin: Begin)
     assert server.run.state.type == StateType.CRASHED
 
 
+def test_a_sweep_whose_report_cannot_be_written_says_what_failed_first(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full then is not what ended it."""
+    search, _ = begin()
+
+    def fails(error: Exception) -> Callable[..., None]:
+        def work(*_: Any) -> None:
+            raise error
+
+        return work
+
+    monkeypatch.setattr(sweep, "call", lambda *_: search)
+    for name in ("close_former", "name_flow_run"):
+        monkeypatch.setattr(sweep, name, lambda _: None)
+    monkeypatch.setattr(sweep, "_trials", fails(DataError("no rows")))
+    monkeypatch.setattr(sweep.sweepreport, "write", fails(OSError("no space left")))
+    with pytest.raises(DataError, match="no rows"):
+        sweep.sweep_flow.fn(search.config, search.sweep)
+
+
 @pytest.mark.parametrize("here", [True, False])
 def test_a_trial_whose_values_leave_no_data_is_noted_as_failed(
     begin: Begin, monkeypatch: pytest.MonkeyPatch, here: bool
