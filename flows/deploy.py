@@ -36,7 +36,8 @@ def deploy() -> list[str]:
     command = [*PREFECT, "--no-prompt", "deploy", "--prefect-file", "deployments/prefect.yaml", "--all"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise FinetuneError(f"the deployments could not be registered: {(done.stdout + done.stderr).strip()}")
+        what = f"the deployments could not be registered: {(done.stdout + done.stderr).strip()}"
+        raise FinetuneError(what, "see that deployments/prefect.yaml is in order, and register again: make deploy")
     if notified:
         told = f"Failed runs are told to the block {NOTIFY_BLOCK}"
     else:

@@ -148,8 +148,9 @@ def _wait_for(server: Server, process: subprocess.Popen[bytes], folder: Path) ->
     while not _answers(server):
         if process.poll() is not None or time.monotonic() > deadline:
             _end(folder)
-            last = (folder / ".server-log").read_text(encoding="utf-8").strip().splitlines()[-1:]
-            raise FinetuneError(f"the local Prefect server did not start: {' '.join(last)}", "see the log above")
+            log = folder / ".server-log"
+            last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
+            raise FinetuneError(f"the local Prefect server did not start: {' '.join(last)}", f"see {log}")
         time.sleep(0.1)
 
 

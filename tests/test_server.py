@@ -15,6 +15,9 @@ from typing import NamedTuple
 import psutil
 import pytest
 
+from flows import server
+from smollm3_ft.errors import FinetuneError
+
 pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parent.parent
@@ -111,3 +114,12 @@ def test_the_server_does_not_outlive_a_killed_command(tmp_path: Path) -> None:
         command.kill()
         server.wait(60)
     assert status(f"{address}/api/health") is None
+
+
+def test_a_server_that_does_not_start_says_where_to_look(tmp_path: Path) -> None:
+    """Its last line, and the file that has the others."""
+    (tmp_path / ".server-log").write_text("one\nno room\n")
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with pytest.raises(FinetuneError, match=f"did not start: no room; see {tmp_path / '.server-log'}"):
+        server._wait_for(server.Server("http://127.0.0.1:9", None), ended, tmp_path)
