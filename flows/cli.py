@@ -130,7 +130,7 @@ def _run(config: Config) -> int:
         except Exception as error:
             if isinstance(error, ConfigError | RunBusy) or "--debug" in sys.argv:
                 raise  # said in its own words
-            return _failed(runs_dir / name, error, session.how_to_retry(runs_dir / name, "finetune", prefect))
+            return _failed(runs_dir / name, error, session.how_to_retry(runs_dir / name, prefect))
     _summary(runs_dir / name, written)
     return BLOCKED if written["status"] == "blocked" else DONE
 

@@ -72,7 +72,7 @@ def _deliver() -> None:
     APILogWorker.drain_all(timeout=10)
 
 
-def how_to_retry(folder: Path, flow: str, prefect: server.Server) -> str | None:
+def how_to_retry(folder: Path, prefect: server.Server) -> str | None:
     """Prefect's command that does again what failed of a run's flow run, and what follows.
 
     Where no server stays, Prefect starts one for it, over the same database.
@@ -82,9 +82,9 @@ def how_to_retry(folder: Path, flow: str, prefect: server.Server) -> str | None:
     path = folder / FLOW_RUN
     if not path.is_file():
         return None
-    entrypoint = os.path.relpath(Path(__file__).with_name(f"{flow}.py"))
+    entrypoint = os.path.relpath(Path(__file__).with_name("finetune.py"))
     quiet = "PREFECT_SERVER_ANALYTICS_ENABLED=false " if prefect.password else ""
-    words = f"flow-run retry {path.read_text(encoding='utf-8')} --entrypoint {shlex.quote(entrypoint)}:{flow}_flow"
+    words = f"flow-run retry {path.read_text(encoding='utf-8')} --entrypoint {shlex.quote(entrypoint)}:finetune_flow"
     return f"{quiet}{report.programs()}prefect {words}"
 
 

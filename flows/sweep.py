@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.runtime import flow_run
 
@@ -30,12 +29,8 @@ from smollm3_ft.trials import Told, Trial
 from tasks import pool_trials, remote, steps
 from tasks.pool_trials import Child
 from tasks.setup import close_former, name_flow_run
-from tasks.steps import call, options
+from tasks.steps import ANEW, call, options
 from tasks.sweeping import report_sweep, resolve_sweep
-
-DAYS = 24 * 3600
-# Its steps have their own retries and timeouts; whether it is done, Optuna's storage says.
-OF_STEPS = {"cache_policy": NO_CACHE, "persist_result": False, "timeout_seconds": None}
 
 
 def _run_name() -> str:
@@ -147,7 +142,8 @@ def _tried(search: Search, trial: Trial) -> Told:
     return trials.completed(search, trial)
 
 
-@task(**{**options("trial", timeout=30 * DAYS, retries=0), **OF_STEPS})
+# Its steps have their own retries and timeouts; whether it is done, Optuna's storage says.
+@task(**{**options("trial", timeout=None, retries=0), **ANEW})
 def train_trial(search: Search, trial: Trial) -> None:
     """Fine-tune as a trial says, here, while its journal is followed; ends it where it is hopeless."""
     config = trials.configuration(search, trial)

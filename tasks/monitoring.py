@@ -6,7 +6,6 @@ import threading
 from pathlib import Path
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from smollm3_ft import runs, system
 from smollm3_ft.config import tracker_of
@@ -14,11 +13,7 @@ from smollm3_ft.errors import Undelivered
 from smollm3_ft.journal import Journal
 from smollm3_ft.monitoring import dataset_sink, delivery, local_trackio, remote_trackio, trackio_rows, trackio_space
 from smollm3_ft.runs import Run
-from tasks.steps import done, log, options
-
-# They end when they are told to; a timeout could not reach into their threads.
-BESIDE = {"cache_policy": NO_CACHE, "persist_result": False, "timeout_seconds": None}
-DAYS = 24 * 3600
+from tasks.steps import ANEW, done, log, options
 
 
 @task(**options("deploy tracker", timeout=600))
@@ -68,7 +63,8 @@ def set_up_experiment_dataset(run: Run) -> str:
         return done(f"not now: {error}; training goes on, and what it logs waits", run.config.monitor.dataset)
 
 
-@task(**{**options("monitor system", timeout=30 * DAYS), **BESIDE})
+# These three end when they are told to: a timeout could not reach into their threads.
+@task(**{**options("monitor system", timeout=None), **ANEW})
 def monitor_system(run: Run, host: Journal, stop: threading.Event) -> int:
     """Sample the machine into `host.jsonl`."""
     if runs.status(run.path) in runs.FINISHED:
@@ -78,7 +74,7 @@ def monitor_system(run: Run, host: Journal, stop: threading.Event) -> int:
     return done(f"{samples} samples", samples)
 
 
-@task(**{**options("monitor trackio", timeout=30 * DAYS, retries=5, delays=(1, 2, 5, 10, 30)), **BESIDE})
+@task(**{**options("monitor trackio", timeout=None, retries=5, delays=(1, 2, 5, 10, 30)), **ANEW})
 def monitor_trackio(run: Run, stop: threading.Event) -> int:
     """Carry the journals to Trackio, first what earlier runs left. Failed where something still waits at the end."""
     if run.config.monitor.trackio == "off":
@@ -86,7 +82,7 @@ def monitor_trackio(run: Run, stop: threading.Event) -> int:
     return _carry("trackio", run, stop)
 
 
-@task(**{**options("monitor dataset", timeout=30 * DAYS), **BESIDE})
+@task(**{**options("monitor dataset", timeout=None), **ANEW})
 def monitor_dataset(run: Run, stop: threading.Event) -> int:
     """Carry the journals to the experiment dataset, first what earlier runs left."""
     if run.config.monitor.dataset is None:

@@ -6,7 +6,6 @@ from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import PrefectHTTPStatusError
 
 from smollm3_ft import pages, report
@@ -15,9 +14,7 @@ from smollm3_ft.monitoring import delivery
 from smollm3_ft.report import Failure, Status, Step
 from smollm3_ft.runs import Run
 from tasks import steps
-from tasks.steps import UNREACHABLE, call, log, options
-
-ANEW: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}  # a retry ends otherwise than what failed
+from tasks.steps import ANEW, UNREACHABLE, call, log, options
 
 
 @task(**{**options("links", timeout=120), **ANEW})

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 
 import httpx
 from prefect import Task
-from prefect.cache_policies import CacheKeyFnPolicy
+from prefect.cache_policies import NO_CACHE, CacheKeyFnPolicy
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State, TaskRun
@@ -33,12 +33,13 @@ Result = TypeVar("Result")
 log = logging.getLogger("smollm3_ft.steps")
 logging.getLogger("smollm3_ft").setLevel(logging.INFO)  # Prefect takes it to a run's page, and by itself warnings alone
 HERE: ContextVar[list[Step]] = ContextVar("steps")
+ANEW: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}  # of a step that a retry does again
 UNREACHABLE = (httpx.TransportError, PrefectHTTPStatusError)  # how a Prefect server fails that is away
 NEVER_HELPS = (ConfigError, DataError, RunBusy, Stopped, Undelivered)  # delivery.py tries by itself
 
 
-def options(name: str, timeout: int, retries: int = 2, delays: tuple[float, ...] = (2, 10)) -> dict[str, Any]:
-    """The options of the task `name`: `timeout` in seconds, `retries` after waiting `delays`, where trying can help."""
+def options(name: str, timeout: int | None, retries: int = 2, delays: tuple[float, ...] = (2, 10)) -> dict[str, Any]:
+    """The options of the task `name`: `timeout` in seconds, `retries` after `delays`, where trying can help."""
     return {
         "name": name,
         "task_run_name": name,
