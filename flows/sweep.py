@@ -77,41 +77,47 @@ def _trials(search: Search) -> None:
 def _on_pool(client: SyncPrefectClient, search: Search, pool: str) -> None:
     """As many trials at once as the pool has workers. One that somebody cancels is left alone, and noted at the end."""
     children: dict[int, Child] = {}
+    ended: list[Told] = []
     while True:
-        for trial in _more(client, search, pool, children):
+        for trial in _more(client, search, pool, children, ended):
             _announce(search, trial)
-            _note(search, children, trial, pool_trials.begin(client, search, pool, trial))
+            _note(search, children, ended, trial, pool_trials.begin(client, search, pool, trial))
         if all(child.is_cancelled for child in children.values()):
             break
         time.sleep(remote.SECONDS_BETWEEN_LOOKS)
         for child in tuple(children.values()):
-            _note(search, children, child.trial, pool_trials.look(client, search, child))
+            _note(search, children, ended, child.trial, pool_trials.look(client, search, child))
     for child in children.values():
         _say(search, trials.failed(search, child.trial, "its flow run was cancelled"))
 
 
-def _more(client: SyncPrefectClient, search: Search, pool: str, children: dict[int, Child]) -> Iterator[Trial]:
+def _more(
+    client: SyncPrefectClient, search: Search, pool: str, children: dict[int, Child], ended: list[Told]
+) -> Iterator[Trial]:
     """Trials to begin now."""
     most = pool_trials.at_once(client, search, pool)
     while sum(not child.is_cancelled for child in children.values()) < most:
-        trial = trials.next_trial(search, children)
+        trial = trials.next_trial(search, children, ended)
         if trial is None:
             return
         yield trial
 
 
-def _note(search: Search, children: dict[int, Child], trial: Trial, now: Child | Told) -> None:
+def _note(search: Search, children: dict[int, Child], ended: list[Told], trial: Trial, now: Child | Told) -> None:
     if isinstance(now, Told):
         children.pop(trial.number, None)
+        ended.append(now)
         _say(search, now)
     else:
         children[trial.number] = now
 
 
 def _one_by_one(search: Search) -> None:
-    while (trial := trials.next_trial(search)) is not None:
+    ended: list[Told] = []
+    while (trial := trials.next_trial(search, ended=ended)) is not None:
         _announce(search, trial)
-        _say(search, _tried(search, trial))
+        ended.append(_tried(search, trial))
+        _say(search, ended[-1])
 
 
 def _announce(search: Search, trial: Trial) -> None:

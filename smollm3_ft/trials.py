@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -59,10 +59,10 @@ def check_unfinished(search: Search, accept_changes: bool) -> None:
                 raise ConfigError(*(Problem(name, what, remedy) for name, what in changed.items()))
 
 
-def next_trial(search: Search, at_work: Collection[int] = ()) -> Trial | None:
+def next_trial(search: Search, at_work: Collection[int] = (), ended: Sequence[Told] = ()) -> Trial | None:
     """The unfinished trial to go on with, or a new one; None where all have been, or are at work, by their numbers.
 
-    Raises TrainingError where one after the other fails.
+    Raises TrainingError where of those that ended since the sweep was begun or gone on with, the last failed in a row.
     """
     from optuna.samplers import TPESampler
     from optuna.trial import TrialState
@@ -71,12 +71,12 @@ def next_trial(search: Search, at_work: Collection[int] = ()) -> Trial | None:
     known = study.get_trials(deepcopy=False)
     running = [one for one in known if one.state == TrialState.RUNNING]
     unfinished = next((one for one in running if one.number not in at_work), None)
-    last = [one for one in known if one not in running][-FAILURES:]
-    if unfinished is None and len(last) == FAILURES and all(one.state == TrialState.FAIL for one in last):
-        cause = last[-1].user_attrs.get(CAUSE, "")
-        raise TrainingError(f"{FAILURES} trials in a row failed, the last: {cause}", "see their reports")
     if unfinished is None and len(known) >= search.sweep.trials:
         return None
+    last = ended[-FAILURES:]
+    if unfinished is None and len(last) == FAILURES and all(one.state == "failed" for one in last):
+        what = f"{FAILURES} trials in a row failed, the last: {last[-1].cause}"
+        raise TrainingError(what, "see their reports; the same command goes on with the next trial")
     # Seeded anew for each: one that goes on proposes what it would have without an interruption.
     study.sampler = TPESampler(seed=int(files.digest([search.config.seed, len(known)]), 16) % 2**32)
     asked = study.ask() if unfinished is None else _handle(study, unfinished.number)

@@ -101,17 +101,38 @@ def test_trials_at_once_are_different_ones(begin: Begin) -> None:
     assert [one and one.name for one in found] == ["s-1", "s-2", "s-3", None]
 
 
+def failing(search: Search, at_work: range = range(0)) -> list[trials.Told]:
+    """As many trials as may fail in a row, failed."""
+    ended: list[trials.Told] = []
+    for _ in range(trials.FAILURES):
+        trial = trials.next_trial(search, at_work, ended)
+        assert trial is not None
+        ended.append(trials.failed(search, trial, "no"))
+    return ended
+
+
 def test_failures_in_a_row_are_those_of_the_trials_that_ended(begin: Begin) -> None:
     """A trial that is still at work does not hide them."""
     search = begin()
     asked(search)
-    for number in range(1, 1 + trials.FAILURES):
-        trial = trials.next_trial(search, [0])
-        assert trial is not None
-        assert trial.number == number
-        trials.failed(search, trial, "no")
-    with pytest.raises(TrainingError, match="3 trials in a row failed"):
-        trials.next_trial(search, [0])
+    ended = failing(search, range(1))
+    assert [one.name for one in ended] == ["s-2", "s-3", "s-4"]
+    with pytest.raises(TrainingError, match="3 trials in a row failed, the last: no"):
+        trials.next_trial(search, [0], ended)
+
+
+def test_failures_in_a_row_at_the_end_are_no_more_than_trials(begin: Begin, plan: TrainingPlan) -> None:
+    """All trials have been: the sweep is done, and what was completed before them counts."""
+    search = begin(trials=1 + trials.FAILURES)
+    finished(search, plan, 1.0)
+    ended = failing(search)
+    assert trials.next_trial(search, ended=ended) is None
+
+
+def test_a_sweep_that_failures_ended_goes_on(begin: Begin) -> None:
+    """Their cause may be gone: those of a former start do not end the next one."""
+    failing(begin())
+    assert asked(begin()).name == "s-4"
 
 
 def test_a_sweep_that_goes_on_proposes_what_it_would_have(begin: Begin, plan: TrainingPlan) -> None:
@@ -206,11 +227,13 @@ def test_a_trial_is_worth_what_its_model_is(begin: Begin, plan: TrainingPlan) ->
 def test_a_failed_trial_says_why_and_three_in_a_row_end_the_sweep(begin: Begin) -> None:
     """What fails three times is not the trials' own."""
     search = begin()
+    ended: list[trials.Told] = []
     for number in range(trials.FAILURES):
         told = trials.failed(search, asked(search), f"no. {number} does not fit")
+        ended.append(told)
         assert (told.state, told.cause) == ("failed", f"no. {number} does not fit")
     with pytest.raises(TrainingError, match=r"3 trials in a row failed, the last: no\. 2 does not fit"):
-        trials.next_trial(search)
+        trials.next_trial(search, ended=ended)
 
 
 def test_another_search_of_the_same_name_is_refused(begin: Begin) -> None:
