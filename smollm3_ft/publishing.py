@@ -1,4 +1,8 @@
-"""The model as others get it: its card, its files listed by hash, and the proof that it loads and answers the same."""
+"""The model as others get it: its card, its files listed by hash, and the proof that it loads and answers the same.
+
+On another device than the training's, sums round otherwise and answers differ: there it has to load and answer at all,
+and the record says that the answers were not compared.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,7 @@ from smollm3_ft.fit import TrainingPlan
 
 PUBLISHED = "published.json"
 CARD = "README.md"
+REPORTED = ("target", "repo", "commit", "verified", "answers_compared")  # of the record, in a report
 
 
 def publish_local(plan: TrainingPlan) -> dict[str, Any]:
@@ -30,6 +35,7 @@ def publish_local(plan: TrainingPlan) -> dict[str, Any]:
     listed = {path.name: files.sha256(path) for path in sorted((folder / "model").iterdir()) if path.is_file()}
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     record = {"target": "local", "repo": None, "commit": None, "verified": False, "time": now, "files": listed}
+    record["answers_compared"] = False
     files.write_json(folder / PUBLISHED, record)
     return record
 
@@ -101,26 +107,31 @@ def main() -> None:
     differing = altered(folder, files.read_json(folder / PUBLISHED))
     if differing:
         raise PublishError(f"{differing[0]} is not as it was published", "publish the run again")
-    is_as_trained = devices.detect().kind == plan.device  # on another device sums round otherwise, and answers differ
-    device = plan.device if is_as_trained else "cpu"
+    device = plan.device if devices.detect().kind == plan.device else "cpu"
     model, tokenizer = evaluation.load(folder / "model", plan.config.model.dtype, device)
     rows = shards.read(Path(plan.prepared.folder) / "test.arrow").to_pylist()
     before = files.read_json(Path(sys.argv[2]) / "scores.json")["answers"]
     most = max(evaluation.GENERATED, plan.config.evaluate.samples)
     again = evaluation.answer(model, tokenizer, rows, most, first_batch_only=True)
     expected = {answer["row"]: answer["answer"] for answer in before}
-    for answer in again:
-        if is_as_trained and answer["answer"] != expected[answer["row"]]:
+    for answer in again if _is_on_its_device(plan) else ():
+        if answer["answer"] != expected[answer["row"]]:
             said, before_said = answer["answer"], expected[answer["row"]]
             what = f"the published model answers {said!r} where the trained one said {before_said!r}"
             raise PublishError(what, "publish the run again")
 
 
 def verified(run: runs.Run, record: dict[str, Any]) -> dict[str, Any]:
-    """Mark what was published as verified."""
-    done = {key: value for key, value in record.items() if key != "schema_version"} | {"verified": True}
+    """Mark what was published as verified, and whether its answers were compared on this device."""
+    compared = _is_on_its_device(fit.read(run.path / "plan.json"))
+    done = {**record, "verified": True, "answers_compared": compared}
+    done.pop("schema_version", None)
     files.write_json(run.path / PUBLISHED, done)
     return done
+
+
+def _is_on_its_device(plan: TrainingPlan) -> bool:
+    return devices.detect().name == plan.device_name
 
 
 if __name__ == "__main__":

@@ -184,7 +184,7 @@ def _published(run: Run, status: Status) -> dict[str, Any]:
     """Where the model is, and whether that was verified."""
     nothing = {"target": "none"} if run.config.publish.target == "none" or status == "blocked" else {}
     published = files.read_json_if_there(run.path / publishing.PUBLISHED) or nothing
-    return {key: published.get(key) for key in ("target", "repo", "commit", "verified")}
+    return {key: published.get(key) for key in publishing.REPORTED}
 
 
 def _trained(trained: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from conftest import MakePlan, facts
 
-from smollm3_ft import files, fit, publishing, records, runs
+from smollm3_ft import devices, files, fit, pages, publishing, records, runs
 from smollm3_ft.fit import TrainingPlan
 
 INTERVAL = {"value": 0.5, "low": 0.25, "high": 0.75}
@@ -70,12 +70,36 @@ def test_nothing_was_published(plan: TrainingPlan, content: str | None) -> None:
 
 
 def test_verified(plan: TrainingPlan) -> None:
-    """The mark that a model was verified is kept beside what was published."""
+    """The mark that a model was verified, on its own device, is kept beside what was published."""
     run = runs.read(Path(plan.folder))
+    fit.write(run.path / "plan.json", plan.model_copy(update={"device_name": devices.detect().name}))
     publishing.verified(run, publishing.publish_local(plan))
     kept = files.read_json(run.path / publishing.PUBLISHED)
     assert kept["verified"] is True
     assert kept["schema_version"] == 1
+    assert kept["answers_compared"] is True
+
+
+def test_on_another_device_answers_are_not_compared(plan: TrainingPlan) -> None:
+    """The record says so: their sums round otherwise, on another one of the same kind too."""
+    fit.write(Path(plan.folder) / "plan.json", plan.model_copy(update={"device_name": "1000 CPU cores"}))
+    record = publishing.verified(runs.read(Path(plan.folder)), publishing.publish_local(plan))
+    assert (record["verified"], record["answers_compared"]) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        ({"verified": True, "answers_compared": True}, ", verified: it loads and answers as trained."),
+        ({"verified": True, "answers_compared": False}, "so answers were not compared."),
+        ({"verified": True}, ", verified."),
+        ({"verified": False, "answers_compared": False}, ", not verified."),
+    ],
+)
+def test_a_report_claims_what_was_compared(known: dict[str, bool], said: str) -> None:
+    """A record of a former version does not say whether answers were compared; nothing is claimed of them."""
+    template = pages.templates(escaped=False).get_template("published.txt")
+    assert template.render(report={"published": {"target": "local", **known}}).endswith(said)
 
 
 def test_the_card_tells_nothing_of_this_machine(plan: TrainingPlan, tmp_path: Path) -> None:
