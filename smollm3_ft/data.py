@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,12 +143,10 @@ def prepare_apart(asked: Request, on_line: Callable[[str], None]) -> Prepared:
     if there is not None:
         return there
     fetched = asked.model_copy(update={"sources": tuple(sources.fetch(source) for source in asked.sources)})
-    path = Path(asked.beside) / ".request.json"  # this run's own: another may ask for the same at once
-    files.write(path, fetched.model_dump_json())
-    try:
+    with tempfile.TemporaryDirectory() as place:  # its own: another may ask for the same at once
+        path = Path(place) / "request.json"
+        files.write(path, fetched.model_dump_json())
         processes.run(__name__, str(path), on_line=on_line)
-    finally:
-        path.unlink(missing_ok=True)
     prepared = reuse(Path(asked.runs_dir), asked.fingerprint)
     assert prepared is not None
     return prepared

@@ -16,7 +16,7 @@ from smollm3_ft import files, locks, pruning, runs
 from smollm3_ft.errors import RunBusy
 
 GONE = ".gone-"  # what is being deleted: a deletion cut short leaves nothing that looks whole
-LEFT_OVER = re.compile(r"^\.(partial|failed|request|gone)-(?:old-)?(.+?)(?:-\d{1,7})?(?:\.json)?$")
+LEFT_OVER = re.compile(r"^\.(partial|failed|gone)-(?:old-)?(.+?)(?:-\d{1,7})?$")
 
 
 class Garbage(NamedTuple):

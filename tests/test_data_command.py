@@ -90,6 +90,7 @@ def test_everything_is_shown(look: Any, tmp_path: Path) -> None:
     assert "rows.jsonl:23" in shown
     page = Path(shown.strip().splitlines()[-1].partition("page:")[2].strip())
     assert page.is_relative_to(tmp_path / "runs" / ".prepared")
+    assert [path.name for path in page.parent.parent.iterdir()] == [page.parent.name]  # nothing is left of the request
     assert "Rows as they are trained" in page.read_text(encoding="utf-8")
 
 
