@@ -65,7 +65,7 @@ def _last_published(config: Config, model: Path) -> Other | None:
     for record in Path(config.runs_dir).glob(f"[!.]*/{publishing.PUBLISHED}"):
         one, published = _trained(record.parent), _json(record)
         if one is not None and published.get("verified") and one.name != config.name:
-            found.append((str(published.get("time")), one))
+            found.append((published.get("time") or "", one))
     latest_first = (one for _, one in sorted(found, key=lambda pair: pair[0], reverse=True))
     return next((one for one in latest_first if _has_the_same_tokens(one, model)), None)
 

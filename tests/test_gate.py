@@ -100,12 +100,15 @@ def trained(made: TrainingPlan, published: str | None = None, verified: bool = T
 
 @pytest.fixture(scope="module")
 def runs_dir(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs `old` and `new`, published one after the other, and `later`, whose publication was not verified."""
+    """Runs `old` and `new`, published one after the other; `later` was not verified, `dateless` has no time."""
     place = tmp_path_factory.mktemp("gate") / "runs"
     given = {"data__test": "none", "data__validation": "none"}
     trained(make_plan(place, "new", facts(3), **given), "2026-02-02T00:00:00+00:00")
     trained(make_plan(place, "old", facts(3), **given), "2026-01-01T00:00:00+00:00")
     trained(make_plan(place, "later", facts(3), **given), "2026-03-03T00:00:00+00:00", verified=False)
+    trained(make_plan(place, "dateless", facts(3), **given), "2026-04-04T00:00:00+00:00")
+    record = files.read_json(place / "dateless" / publishing.PUBLISHED)
+    files.write_json(place / "dateless" / publishing.PUBLISHED, {**record, "time": None})
     make_plan(place, "untrained", facts(3), **given)
     return place
 
