@@ -81,8 +81,7 @@ def check(config: Config, sweep: Sweep) -> None:
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     """The configuration with some keys set. Raises ConfigError where they do not go together."""
-    flat = dict(layers.flatten(config.model_dump(mode="json")))
-    return resolve.resolve(layers.nested({**flat, **values})).config
+    return resolve.resolve(layers.merged(config.model_dump(mode="json"), layers.nested(values))).config
 
 
 def is_whole(key: str) -> bool:

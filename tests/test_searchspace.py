@@ -96,6 +96,13 @@ def test_values_replace_those_of_the_configuration() -> None:
     assert searchspace.with_values(after, {"train.lora.r": before.train.lora.r, "train.adapter": "none"}) == before
 
 
+def test_a_column_may_have_a_dot_in_its_name() -> None:
+    """It is no section of the configuration."""
+    columns = {"meta.question": "prompt", "meta.answer": "completion"}
+    config = configure(data__columns=columns)
+    assert searchspace.with_values(config, {"train.lora.r": 4}).data.columns == columns
+
+
 def test_a_sweep_survives_json() -> None:
     """As Prefect and the sweep's record keep it."""
     sweep = searchspace.read({"sweep": {"space": {**RATE, "train.adapter": {"choices": ["none", "lora"]}}}})
