@@ -80,12 +80,19 @@ def to_go_on_with(config: Config, sweep: Sweep) -> str | None:
     """The newest sweep of the same search that is not finished and that nobody works on."""
     found = []
     for folder in (Path(config.runs_dir) / FOLDER).glob("*"):
-        if (folder / RECORD).is_file() and not locks.is_held_by_the_living(Path(config.runs_dir), lock(folder.name)):
-            search = read(folder)
+        search = _readable(folder)
+        if search is not None and not locks.is_held_by_the_living(Path(config.runs_dir), lock(folder.name)):
             same = _compared(search.config, search.sweep) == _compared(config, sweep)
             if same and status(folder) != "completed":
                 found.append(search)
     return max(found, key=lambda search: search.created).name if found else None
+
+
+def _readable(folder: Path) -> Search | None:
+    try:
+        return read(folder)
+    except ConfigError:
+        return None  # damaged, or of another version: it is named when it is asked for by its name
 
 
 def new_name(runs_dir: Path, at: datetime.datetime) -> str:

@@ -257,6 +257,7 @@ def test_an_unfinished_sweep_is_found_by_its_search(begin: Begin) -> None:
     """Without a name, the newest of the same search that is not finished is gone on with."""
     search = begin()
     unnamed = search.config.model_copy(update={"name": None})
+    files.write(search.path.with_name("damaged") / sweeping.RECORD, "{")  # passed over
     assert sweeping.to_go_on_with(unnamed, search.sweep) == "s"
     sweepreport.write(search, "completed")
     assert sweeping.to_go_on_with(unnamed, search.sweep) is None
