@@ -142,11 +142,11 @@ def train_on_device(run: Run, plan: TrainingPlan, host: Journal, held: Sequence[
     `held` are the locks that the training process holds too, so that it is seen when its parent is gone.
     """
     done = runs.status(run.path) in runs.FINISHED
-    base_mark = runs.marks(run).get("evaluate base") or _evaluation_mark(plan, plan.model.digest)
+    base_mark = _mark_of(run, "evaluate base", plan, plan.model.digest, done)
     base = call(evaluate_base, plan, base_mark, fingerprint=base_mark, kept=_evaluated(run, base_mark, done))
     runs.set_mark(run, "evaluate base", base_mark)
     trained = call(train, plan, host, held, fingerprint=fit.mark(plan), kept=_trained(plan))
-    mark = runs.marks(run).get("evaluate tuned") or _evaluation_mark(plan, trained.model)
+    mark = _mark_of(run, "evaluate tuned", plan, trained.model, done)
     judged = done and (run.path / "evaluation.json").is_file()
     other = None if judged else gate.other(run.config, Path(plan.weights))
     kept = _evaluated(run, mark, done)
@@ -163,7 +163,7 @@ def _compared(plan: TrainingPlan, base: Evaluated, tuned: Evaluated, other: Othe
     """Base beside tuned, and the gate's verdict."""
     before, after = (comparison.read_scores(Path(one.folder)) for one in (base, tuned))
     config, seed, beta = plan.config, plan.config.seed, plan.config.train.beta
-    origins = files.read_json(Path(plan.prepared.folder) / "origins.json")
+    origins = files.read_json_if_there(Path(plan.prepared.folder) / "origins.json")
     compared = comparison.compare(before, after, config.evaluate.samples, seed, beta, origins)
     than = None
     if other is not None:
@@ -197,6 +197,11 @@ def _evaluation_mark(plan: TrainingPlan, model: str) -> str:
     settings = (plan.config.model.dtype, plan.config.evaluate.samples, plan.device_name)
     asked = probes.fingerprint(Path(plan.folder) / "data" / probes.FILE)
     return files.digest([model, plan.prepared.fingerprint, asked, settings, identity.code(*EVALUATION_CODE)])
+
+
+def _mark_of(run: Run, step: str, plan: TrainingPlan, model: str, done: bool) -> str:
+    """What an evaluation is known by: a finished run's stands; one that goes on may do so with other code."""
+    return (runs.marks(run).get(step) if done else None) or _evaluation_mark(plan, model)
 
 
 def _evaluated(run: Run, fingerprint: str, done: bool) -> Evaluated | None:

@@ -46,6 +46,22 @@ def test_what_an_evaluation_depends_on(plan: TrainingPlan, monkeypatch: pytest.M
     assert len(set(marks)) == len(marks)
 
 
+def test_an_unfinished_run_is_evaluated_by_the_code_it_goes_on_with(plan: TrainingPlan) -> None:
+    """One of a former version has scores of another make; a finished one keeps the mark that it has."""
+    run = runs.read(Path(plan.folder))
+    runs.set_mark(run, "evaluate base", "of a former version")
+    marks = [training._mark_of(run, "evaluate base", plan, plan.model.digest, done) for done in (True, False)]
+    assert marks == ["of a former version", mark(plan)]
+
+
+def test_data_of_a_former_version_names_no_origins(plan: TrainingPlan, tmp_path: Path) -> None:
+    """The models are compared all the same, but not source by source."""
+    files.write_json(tmp_path / "scores.json", {"rows": [], "answers": []})
+    scored = training.Evaluated(folder=str(tmp_path), fingerprint="any")
+    former = plan.model_copy(update={"prepared": plan.prepared.model_copy(update={"folder": str(tmp_path)})})
+    assert training._compared(former, scored, scored, None)["by"] == {}
+
+
 @pytest.mark.parametrize("damage", ["altered", "gone"])
 def test_a_damaged_evaluation_is_no_hit(plan: TrainingPlan, damage: str) -> None:
     """It is looked at file by file, whatever Prefect has stored."""
