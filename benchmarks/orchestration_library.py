@@ -9,6 +9,7 @@ from smollm3_ft import (
     devices,
     files,
     fit,
+    gate,
     layers,
     locks,
     plan,
@@ -46,9 +47,12 @@ def main(words: list[str]) -> None:
         processes.run("smollm3_ft.evaluation", path, "base", str(base), on_line=print)
         processes.run("smollm3_ft.training", path, on_line=print, inherit=(lock,))
         processes.run("smollm3_ft.evaluation", path, "tuned", str(tuned), on_line=print)
-        scores = (comparison.read_scores(folder) for folder in (base, tuned))
-        compared = comparison.compare(*scores, config.evaluate.samples, config.seed, config.train.beta)
-        files.write_json(run.path / "evaluation.json", compared)
+        before, after = (comparison.read_scores(folder) for folder in (base, tuned))
+        origins = files.read_json(Path(prepared.folder) / "origins.json")
+        seed, beta = config.seed, config.train.beta
+        compared = comparison.compare(before, after, config.evaluate.samples, seed, beta, origins)
+        verdict = gate.judge(config.evaluate.gate, compared, after, None, seed, beta)
+        files.write_json(run.path / "evaluation.json", {**compared, "gate": verdict})
         record = publishing.publish_local(training)
         processes.run("smollm3_ft.publishing", path, str(tuned), on_line=print)
         publishing.verified(run, record)

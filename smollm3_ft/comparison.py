@@ -1,4 +1,4 @@
-"""Base beside tuned on the same held-out rows, with intervals: what `evaluation.json` holds.
+"""Base beside tuned on the same held-out rows, with intervals: what `evaluation.json` holds beside the gate's verdict.
 
 Intervals are 95 % percentile bootstrap intervals over rows (Efron 1979), seeded; those of the difference are paired:
 the same rows are drawn for both.
@@ -58,7 +58,6 @@ def compare(
         "general_rows": len(base.get("general", ())),
         "answers": answered,
         "warnings": _warnings(answered["tuned"]),
-        "gate": {"state": "none", "metric": None},
         "samples": [
             {"prompt": b["prompt"], "reference": b["reference"], "base": b["answer"], "tuned": t["answer"]}
             for b, t in shown

@@ -32,6 +32,7 @@ Recipe = Literal["demo", "sft_full", "sft_lora", "sft_qlora", "sft_long_context"
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=100)]
 RepoId = Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]+/)?[A-Za-z0-9_.-]+$", max_length=96)]
 Auto = Literal["auto"]
+OF_PAIRS = ("reward_accuracy", "reward_margin")  # metrics of train.method=dpo
 Loss = Literal[
     "sigmoid",
     "hinge",

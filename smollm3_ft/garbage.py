@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from smollm3_ft import files, locks, pruning, runs
 from smollm3_ft.errors import RunBusy
@@ -68,8 +68,9 @@ def needs(runs_dir: Path) -> Needs:
     """What the runs there need of what they share."""
     names, unsettled = set[str](), set[str]()
     for folder in _runs(runs_dir):
-        marks = _json(folder / runs.MARKS).get("steps", {})
-        early, plan = _json(folder / runs.RECORD).get("plan") or {}, _json(folder / "plan.json")
+        marks = files.read_json_if_there(folder / runs.MARKS).get("steps", {})
+        early = files.read_json_if_there(folder / runs.RECORD).get("plan") or {}
+        plan = files.read_json_if_there(folder / "plan.json")
         names |= {str(mark) for mark in marks.values()} | {str(plan.get("prepared", {}).get("fingerprint"))}
         names |= {Path(str(one.get("model", {}).get("folder"))).name for one in (early, plan)}
         if locks.owner(runs_dir, folder.name) is not None or _is_trained(runs_dir, folder.name):
@@ -128,13 +129,6 @@ def _runs(runs_dir: Path) -> list[Path]:
 
 def _inside(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return files.read_json(path)
-    except (OSError, ValueError):
-        return {}  # not there yet, or damaged: it names nothing
 
 
 def _remove(path: Path) -> None:

@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 from smollm3_ft import chat, comparison, files, fit, publishing
 from smollm3_ft.comparison import Scores
-from smollm3_ft.config import Config, Gate
+from smollm3_ft.config import OF_PAIRS, Config, Gate
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.fit import TrainingPlan
 
 PUBLISHED = "last_published"  # in the place of a run's name
-OF_PAIRS = ("reward_accuracy", "reward_margin")
 
 
 class Other(NamedTuple):
@@ -63,7 +62,7 @@ def other(config: Config, model: Path) -> Other | None:
 def _last_published(config: Config, model: Path) -> Other | None:
     found = []
     for record in Path(config.runs_dir).glob(f"[!.]*/{publishing.PUBLISHED}"):
-        one, published = _trained(record.parent), _json(record)
+        one, published = _trained(record.parent), files.read_json_if_there(record)
         if one is not None and published.get("verified") and one.name != config.name:
             found.append((published.get("time") or "", one))
     latest_first = (one for _, one in sorted(found, key=lambda pair: pair[0], reverse=True))
@@ -84,13 +83,6 @@ def _trained(folder: Path) -> Other | None:
         return Other(folder.name, fit.read(folder / "plan.json"), model)
     except (OSError, ValueError, KeyError, ConfigError):
         return None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return files.read_json(path)
-    except (OSError, ValueError):
-        return {}  # damaged, or just being written: it does not say that anything was published
 
 
 def judge(

@@ -20,10 +20,8 @@ def prune(folder: Path, why: str) -> None:
 
 def reason(folder: Path) -> str | None:
     """Why the run was pruned; None where it was not."""
-    try:
-        return str(files.read_json(folder / PRUNED)["why"])
-    except (OSError, ValueError, KeyError):
-        return None
+    why = files.read_json_if_there(folder / PRUNED).get("why")
+    return None if why is None else str(why)
 
 
 def check(folder: Path) -> None:

@@ -142,11 +142,11 @@ def changes(run: Run) -> dict[str, str]:
     return changed
 
 
-def check_unchanged(run: Run) -> None:
+def check_unchanged(run: Run, remedy: str = HOW_TO_GO_ON) -> None:
     """Raise ConfigError with each thing that changed since an unfinished run began."""
     changed = changes(run)
     if changed:
-        raise ConfigError(*(Problem(name, what, HOW_TO_GO_ON) for name, what in changed.items()))
+        raise ConfigError(*(Problem(name, what, remedy) for name, what in changed.items()))
 
 
 def accept_changes(folder: Path) -> None:

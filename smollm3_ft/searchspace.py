@@ -10,12 +10,11 @@ from pydantic import Field, PositiveInt, field_validator
 from pydantic.fields import FieldInfo
 
 from smollm3_ft import layers, resolve
-from smollm3_ft.config import Auto, Config, Section, pool_of, union_members
+from smollm3_ft.config import OF_PAIRS, Auto, Config, Section, pool_of, union_members
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.validation import keys, sections_in, validated
 
 NOT_SEARCHED = ("recipe", "name", "runs_dir", "monitor", "publish", "compute")  # they do not say what is trained
-OF_PAIRS = ("reward_accuracy", "reward_margin")
 EXAMPLE = "as in sweep.space.train.learning_rate.low=1e-6 sweep.space.train.learning_rate.high=1e-4"
 Choice = bool | int | float | str
 

@@ -83,7 +83,7 @@ def to_go_on_with(config: Config, sweep: Sweep) -> str | None:
         search = _readable(folder)
         if search is not None and not locks.is_held_by_the_living(Path(config.runs_dir), lock(folder.name)):
             same = _compared(search.config, search.sweep) == _compared(config, sweep)
-            if same and status(folder) != "completed":
+            if same and runs.status(folder) != "completed":
                 found.append(search)
     return max(found, key=lambda search: search.created).name if found else None
 
@@ -104,14 +104,6 @@ def new_name(runs_dir: Path, at: datetime.datetime) -> str:
 
 def lock(name: str) -> str:
     return f"{FOLDER}-{name}"
-
-
-def status(folder: Path) -> str:
-    """completed, failed, or interrupted (also one that was killed)."""
-    try:
-        return str(files.read_json(folder / "report.json")["status"])
-    except (OSError, ValueError, KeyError):
-        return "interrupted"
 
 
 def _now() -> str:

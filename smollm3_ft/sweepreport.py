@@ -88,8 +88,5 @@ def command(search: Search) -> str:
 
 def _published(search: Search, best: Told) -> dict[str, Any] | None:
     """What the best trial's report says of where its model went."""
-    try:
-        published = files.read_json(search.runs_dir / best.name / "report.json")["published"]
-    except (OSError, ValueError, KeyError):
-        return None
+    published = files.read_json_if_there(search.runs_dir / best.name / "report.json").get("published", {})
     return dict(published) if published.get("target") not in (None, "none") else None

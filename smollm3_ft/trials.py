@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from smollm3_ft import files, fit, journal, pruning, runs, searchspace
 from smollm3_ft.config import Config
-from smollm3_ft.errors import ConfigError, Problem, TrainingError
+from smollm3_ft.errors import TrainingError
 from smollm3_ft.searchspace import Sweep
 from smollm3_ft.sweeping import Search
 
@@ -53,10 +53,7 @@ def check_unfinished(search: Search, accept_changes: bool) -> None:
         if told.state == "unfinished" and (folder / runs.RECORD).is_file():
             if accept_changes:
                 runs.accept_changes(folder)
-            changed = runs.changes(runs.read(folder))
-            if changed:
-                remedy = "go on with --accept-changes, or begin another sweep"
-                raise ConfigError(*(Problem(name, what, remedy) for name, what in changed.items()))
+            runs.check_unchanged(runs.read(folder), "go on with --accept-changes, or begin another sweep")
 
 
 def next_trial(search: Search, at_work: Collection[int] = (), ended: Sequence[Told] = ()) -> Trial | None:
@@ -69,8 +66,7 @@ def next_trial(search: Search, at_work: Collection[int] = (), ended: Sequence[To
 
     study = _study(search)
     known = study.get_trials(deepcopy=False)
-    running = [one for one in known if one.state == TrialState.RUNNING]
-    unfinished = next((one for one in running if one.number not in at_work), None)
+    unfinished = next((one for one in known if one.state == TrialState.RUNNING and one.number not in at_work), None)
     if unfinished is None and len(known) >= search.sweep.trials:
         return None
     last = ended[-FAILURES:]
