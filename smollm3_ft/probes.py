@@ -71,7 +71,8 @@ def _prompts(work: Work, given: str | Sequence[str]) -> Iterator[dict[str, Any]]
         row, has_reference = _asked(line.row)
         (document,) = _documents(key, work, line, row)
         if document.answer < 0:
-            raise ConfigError(Problem(key, f"{line.place}:{line.number} leaves nothing to be answered"))
+            what = f"{line.place}:{line.number} leaves nothing to be answered"
+            raise ConfigError(Problem(key, what, "mend the row, or leave it out"))
         yield _row(document, document.ids[: None if has_reference else document.answer].tolist())
 
 
