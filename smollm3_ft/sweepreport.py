@@ -39,6 +39,7 @@ def render(template: str, search: Search, written: dict[str, Any]) -> str:
         .get_template(template.replace("report", "sweep"))
         .render(
             report=written,
+            reported=[one["name"] for one in written["trials"] if _has_report(search, one["name"])],
             keys=list(search.sweep.space),
             style=pages.style(),
             plot=plot(search, written),
@@ -84,6 +85,11 @@ def shown(value: Any) -> str:
 def command(search: Search) -> str:
     """The command that goes on with this sweep."""
     return f"{report.programs()}python -m flows.sweep {search.path / sweeping.FILE}"
+
+
+def _has_report(search: Search, name: str) -> bool:
+    """A trial whose values do not go together has none, and one that has just begun."""
+    return (search.runs_dir / name / "report.html").is_file()
 
 
 def _published(search: Search, best: Told) -> dict[str, Any] | None:

@@ -274,6 +274,17 @@ def test_an_unfinished_trial_of_other_code_is_named(begin: Begin) -> None:
     trials.check_unfinished(search, accept_changes=False)
 
 
+def test_a_trial_whose_values_do_not_go_together_is_a_row_of_the_report(begin: Begin) -> None:
+    """It has no report to link to; its cause may have the table's own sign in it."""
+    search = begin()
+    trials.failed(search, asked(search), "int | none is asked for")
+    sweepreport.write(search, "interrupted")
+    text, page = ((search.path / name).read_text() for name in ("report.md", "report.html"))
+    (row,) = (line for line in text.splitlines() if line.startswith("| s-1 |"))
+    assert row.endswith(r"| failed: int \| none is asked for |")
+    assert "<td>s-1<td" in page
+
+
 def test_the_report_has_every_trial_and_the_best(begin: Begin, plan: TrainingPlan) -> None:
     """As JSON, as markdown and as a page with a plot."""
     search = begin()
@@ -281,6 +292,7 @@ def test_the_report_has_every_trial_and_the_best(begin: Begin, plan: TrainingPla
         finished(search, plan, loss)
     trials.failed(search, asked(search), "it did <not> fit")
     asked(search)
+    files.write(search.runs_dir / "s-3" / "report.html", "")
     written = sweepreport.write(search, "interrupted")
     assert files.read_json(search.path / "report.json")["best"]["name"] == "s-2"
     assert [one["state"] for one in written["trials"]] == ["completed", "completed", "failed", "unfinished"]
@@ -289,4 +301,5 @@ def test_the_report_has_every_trial_and_the_best(begin: Begin, plan: TrainingPla
     assert f"python -m flows.sweep {search.path / 'sweep.yaml'}" in text
     assert "<svg" in page
     assert "it did &lt;not&gt; fit" in page
+    assert '<a href="../../s-3/report.html">s-3</a>' in page
     assert [row["state"] for row in sweepreport.rows(search, written)][1:3] == ["best", "failed: it did <not> fit"]
