@@ -3,10 +3,8 @@
 python benchmarks/crash.py [--json] [--every N]
 """
 
-import argparse
 import json
 import os
-import platform
 import random
 import sys
 import tempfile
@@ -23,7 +21,7 @@ import training_ours
 from crash_trials import KILLED, Attempt, Job, Outcome
 from results import Row
 
-from smollm3_ft import identity, processes
+from smollm3_ft import processes
 
 SEED = 20260201
 AT_RANDOM = 60
@@ -88,7 +86,7 @@ class Place(NamedTuple):
 
 def measure_all(place: Place, every: int) -> Row:
     """Every row of the table, and the goals. `every`: of so many points, one."""
-    device = {"device": measure.processor(), "versions": versions()}
+    device = {"device": measure.processor(), "versions": measure.versions()}
     plan = make_plan(place, "whole")
     told = {**device, "precision": plan.config.model.dtype, "mask": "assistant"}
     whole = undisturbed(place, plan)
@@ -216,10 +214,6 @@ def goals_of(rows: list[Row]) -> dict[str, Row]:
     return results.judged(values, GOALS)
 
 
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **identity.versions()}
-
-
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -242,8 +236,7 @@ def table(result: Row) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    parser = results.parser(__doc__)
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth point (1: all)")
     given = parser.parse_args()
     if given.every < 1:

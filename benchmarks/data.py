@@ -3,14 +3,11 @@
 python benchmarks/data.py [--json] [--rows SMALL LARGE]
 """
 
-import argparse
 import json
 import os
-import platform
 import shutil
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 import data_equality
@@ -18,8 +15,6 @@ import generated
 import measure
 import results
 from results import Row
-
-from smollm3_ft import identity
 
 SCRIPT = Path(__file__).parent / "data_contenders.py"
 NAMES = {
@@ -135,8 +130,7 @@ def table(result: Row) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    parser = results.parser(__doc__)
     parser.add_argument("--rows", nargs=2, type=int, default=(10_000, 200_000), metavar=("SMALL", "LARGE"))
     given = parser.parse_args()
     small, large = given.rows
@@ -145,14 +139,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="benchmark-data-") as folder:
         rows, equality = measure_all(small, large, Path(folder))
     device = measure.processor()
-    others = {
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("fastokens", "numpy", "pyarrow")},
-    }
     result = {
         "schema_version": 1,
         "device": device,
-        "versions": {**others, **identity.versions()},
+        "versions": measure.versions("fastokens", "numpy", "pyarrow"),
         "rows": [
             {"device": device, **{k: v for k, v in row.items() if k not in ("out", "folder", "schema_version")}}
             for row in rows

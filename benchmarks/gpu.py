@@ -5,7 +5,6 @@ python benchmarks/gpu.py [--json] [--steps N] [--only NAME ...]
 Without a GPU the same code runs at small sizes, and no goal is judged.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -17,7 +16,6 @@ from typing import Any
 import gpu_contenders
 import measure
 import results
-import training
 import training_rows
 from results import Row
 
@@ -126,7 +124,7 @@ def measure_all(names: list[str], steps: int, folder: Path) -> Row:
     on_gpu, sizes = device.kind == "cuda", gpu_contenders.sizes()
     told: dict[str, Any] = {
         "device": device.name if on_gpu else f"no CUDA device, sizes reduced: {measure.processor()}",
-        "versions": {**training.versions(), **gpu_contenders.kernels()},
+        "versions": {**measure.versions(), **gpu_contenders.kernels()},
     }
     training_rows.write_rows(folder / "rows.jsonl", sizes.rows, sizes.median_words)
     measure.in_fresh_process(SCRIPT, ["model", str(folder / "model")], folder / "model.json")
@@ -142,22 +140,12 @@ def measure_all(names: list[str], steps: int, folder: Path) -> Row:
 
 def table(result: Row) -> str:
     """All of it as text."""
-    return "\n".join(
-        [
-            f"On {result['device']}.",
-            results.versions(result["versions"]),
-            "Tokens a second count no padding. Ratios compare rows of equal precision, mask and length.",
-            "",
-            *results.rows(result["rows"], NAMES, COLUMNS),
-            "",
-            *results.goals(result["goals"]),
-        ]
-    )
+    told = "Tokens a second count no padding. Ratios compare rows of equal precision, mask and length."
+    return results.text(result, NAMES, COLUMNS, f"On {result['device']}.", told)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    parser = results.parser(__doc__)
     parser.add_argument("--steps", type=int, default=8, metavar="N", help="optimizer steps of each contender (8)")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), metavar="NAME", help=", ".join(NAMES))
     given = parser.parse_args()

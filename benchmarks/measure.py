@@ -1,6 +1,8 @@
 """What every benchmark needs: a fresh process for each contender, and what that process and its children take."""
 
+import importlib.metadata
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -9,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from smollm3_ft import files
+from smollm3_ft import files, identity
 
 MEMORY_EVERY = 0.05
 SHARE_OF_SAMPLING = 0.05  # looking at the memory slows what is looked at
@@ -60,6 +62,12 @@ def _memory(root: psutil.Process) -> int:
     except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
         pass  # one of them has just ended: the next sample sees the rest
     return total
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Of Python, of what a result may depend on, and of these packages beside."""
+    beside = {name: importlib.metadata.version(name) for name in packages}
+    return {"python": platform.python_version(), **beside, **identity.versions()}
 
 
 def processor() -> str:

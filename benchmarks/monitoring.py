@@ -3,10 +3,7 @@
 python benchmarks/monitoring.py [--json] [--records N] [--outage SECONDS]
 """
 
-import argparse
-import importlib.metadata
 import json
-import platform
 import sys
 import tempfile
 from pathlib import Path
@@ -16,8 +13,6 @@ import measure
 import monitoring_outage
 import results
 import training_ours
-
-from smollm3_ft import identity
 
 Row = results.Row
 SCRIPT = Path(__file__).parent / "monitoring_cost.py"
@@ -79,7 +74,7 @@ def measure_all(records: int, outage: float, folder: Path) -> Row:
         _say(name, rows[name])
     rows["outage"] = {**NOTHING, **monitoring_outage.measure(folder / "outage", outage)}
     _say("outage", rows["outage"])
-    told: dict[str, Any] = {"device": measure.processor(), "versions": versions()}
+    told: dict[str, Any] = {"device": measure.processor(), "versions": measure.versions("trackio")}
     named = [{"contender": name, **told, **row} for name, row in rows.items()]
     return {"schema_version": 1, **told, "outage_s": outage, "rows": named, "goals": goals_of(rows)}
 
@@ -95,35 +90,18 @@ def goals_of(rows: dict[str, Row]) -> dict[str, Row]:
     return results.judged(values, GOALS)
 
 
-def versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        **identity.versions(),
-        "trackio": importlib.metadata.version("trackio"),
-    }
-
-
 def _say(name: str, row: Row) -> None:
     print(f"{name}: { ({key: value for key, value in row.items() if value is not None}) }", file=sys.stderr, flush=True)
 
 
 def table(result: Row) -> str:
     """All of it as text."""
-    return "\n".join(
-        [
-            f"On {result['device']}; the outage took {result['outage_s']:.0f} s.",
-            results.versions(result["versions"]),
-            "",
-            *results.rows(result["rows"], NAMES, COLUMNS),
-            "",
-            *results.goals(result["goals"]),
-        ]
-    )
+    first = f"On {result['device']}; the outage took {result['outage_s']:.0f} s."
+    return results.text(result, NAMES, COLUMNS, first)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    parser = results.parser(__doc__)
     parser.add_argument("--records", type=int, default=20_000, metavar="N", help="of a journal (20,000)")
     parser.add_argument("--outage", type=float, default=120, metavar="SECONDS", help="that the server is away (120)")
     given = parser.parse_args()

@@ -3,11 +3,8 @@
 python benchmarks/orchestration.py [--json] [--runs N] [--steps N] [--only NAME ...]
 """
 
-import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -24,7 +21,7 @@ import results
 from results import Row
 
 from flows import server
-from smollm3_ft import files, identity
+from smollm3_ft import files
 
 HERE = Path(__file__).parent
 NAMES = {
@@ -59,7 +56,7 @@ def measure_all(place: Path, runs: int, steps: int | None, only: list[str]) -> R
             if name != "first" or number == 0:
                 found[name].append(measured(place / f"{name}-{number}", place / "home", name, steps))
                 _say(f"{NAMES[name]}: {json.dumps(found[name][-1])}")
-    device = {"device": measure.processor(), "versions": versions()}
+    device = {"device": measure.processor(), "versions": measure.versions("prefect")}
     told = {"precision": "float32", "mask": "assistant", **device}
     rows = [{"contender": name, **medians(taken), **told} for name, taken in found.items()]
     return {"schema_version": 1, **device, "rows": rows, "goals": results.judged(values_of(rows), GOALS)}
@@ -136,14 +133,6 @@ def values_of(rows: list[Row]) -> dict[str, float | None]:
     return {f"overhead_{name}_s": overheads.get(name) for name in ("own_server", "running_server")}
 
 
-def versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "prefect": importlib.metadata.version("prefect"),
-        **identity.versions(),
-    }
-
-
 def _cpu_of_children() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
@@ -155,21 +144,12 @@ def _say(text: str) -> None:
 
 def table(result: Row) -> str:
     """All of it as text."""
-    return "\n".join(
-        [
-            f"On {result['device']}; the demo, float32, loss on the assistant's tokens. Medians.",
-            results.versions(result["versions"]),
-            "",
-            *results.rows(result["rows"], NAMES, COLUMNS),
-            "",
-            *results.goals(result["goals"]),
-        ]
-    )
+    first = f"On {result['device']}; the demo, float32, loss on the assistant's tokens. Medians."
+    return results.text(result, NAMES, COLUMNS, first)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    parser = results.parser(__doc__)
     parser.add_argument("--runs", type=int, default=3, help="of each row but the first start")
     parser.add_argument("--steps", type=int, help="train so many steps; without it, the whole demo")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), help="these rows alone")

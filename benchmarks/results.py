@@ -1,5 +1,6 @@
 """How a benchmark's rows and goals are judged and printed."""
 
+import argparse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -31,6 +32,19 @@ def goals(found: dict[str, Row]) -> Iterator[str]:
         value, judged = goal["value"], "met" if goal["met"] else "missed"
         judged = "not measured" if value is None else judged
         yield f"{name:23} {'–' if value is None else value:>10} goal {goal['goal']:8} {judged}"
+
+
+def text(result: Row, names: dict[str, str], columns: dict[str, str], first: str, *more: str) -> str:
+    """All of a result: what it was measured on, the table, and the goals. `more` lines follow the versions."""
+    table, met = rows(result["rows"], names, columns), goals(result["goals"])
+    return "\n".join([first, versions(result["versions"]), *more, "", *table, "", *met])
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """Of a benchmark's command: its module's text as the help, and --json."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    return made
 
 
 def versions(found: dict[str, str]) -> str:

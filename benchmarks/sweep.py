@@ -4,10 +4,8 @@ A server, a worker of `default` and several of `cuda`, each in a folder of its o
 killed when a third of its trials has been noted and the next ones train, and retried as the UI does.
 """
 
-import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -34,7 +32,7 @@ from prefect.states import Scheduled
 from results import Row
 
 from flows import pool_workers, server
-from smollm3_ft import files, identity
+from smollm3_ft import files
 
 ROOT = Path(__file__).parent.parent
 CONFIG: Row = {
@@ -56,8 +54,7 @@ COLUMNS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true")
+    parser = results.parser(__doc__)
     parser.add_argument("--trials", type=int, default=6)
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
@@ -100,7 +97,7 @@ def measured(folder: Path, trials: int, workers: int) -> Row:
     return {
         "schema_version": 1,
         "device": measure.processor(),
-        "versions": {"python": platform.python_version(), **identity.versions()},
+        "versions": measure.versions(),
         "killed": {"noted": noted, "begun": begun, "state": killed},
         "state": state,
         "rows": rows,

@@ -3,9 +3,7 @@
 python benchmarks/training.py [--json] [--steps N]
 """
 
-import argparse
 import json
-import platform
 import sys
 import tempfile
 from pathlib import Path
@@ -15,8 +13,6 @@ import measure
 import results
 import training_rows
 from results import Row
-
-from smollm3_ft import identity
 
 SCRIPT = Path(__file__).parent / "training_contenders.py"
 ROWS_A_STEP = 8  # of the contenders that pad
@@ -127,7 +123,7 @@ def measure_all(steps: int, folder: Path) -> Row:
     training_rows.write_rows(folder / "rows.jsonl", steps * ROWS_A_STEP)
     tokens = sum(training_rows.lengths(folder / "model", folder / "rows.jsonl"))
     found = {name: run(name, folder) for name in (*NAMES, *LEVERS, "same_batches")}
-    told: dict[str, Any] = {"device": measure.processor(), "versions": versions()}
+    told: dict[str, Any] = {"device": measure.processor(), "versions": measure.versions()}
     rows = [{**told, **described(name, found[name], tokens)} for name in (*NAMES, *LEVERS)]
     losses = compared(found["ours"], found["same_batches"])
     values = {
@@ -145,10 +141,6 @@ def measure_all(steps: int, folder: Path) -> Row:
     judged = results.judged(values, GOALS)
     told |= {"rows": rows, "losses": losses, "levers": levers, "beside": beside}
     return {"schema_version": 1, **told, "goals": judged}
-
-
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **identity.versions()}
 
 
 def table(result: Row) -> str:
@@ -176,8 +168,7 @@ def table(result: Row) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    parser = results.parser(__doc__)
     parser.add_argument("--steps", type=int, default=12, metavar="N", help=f"of {ROWS_A_STEP} rows (12)")
     given = parser.parse_args()
     if given.steps < 5:
