@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
+from flow_runs import ended, kill_process, until
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.client.schemas.objects import FlowRun
@@ -28,7 +29,6 @@ from flows import pool_workers, server
 from flows.deploy import deploy
 from flows.session import SETTINGS
 from smollm3_ft import files, journal
-from tasks.steps import UNREACHABLE
 
 ROOT = Path(__file__).parent.parent
 STEPS, SAVE = 160, 20
@@ -116,28 +116,6 @@ def note(place: Place, name: str) -> float:
 
 def weights(folder: Path) -> str:
     return hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest()
-
-
-def until(found: Callable[[], Any], seconds: float = 600) -> Any:
-    """Wait for something to be there; a server that is away is waited for."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            if value := found():
-                return value
-        except UNREACHABLE:
-            pass
-        if time.monotonic() > deadline:
-            raise TimeoutError("it did not come about")
-        time.sleep(0.2)
-
-
-def ended(client: SyncPrefectClient, run: UUID) -> str:
-    def final() -> str | None:
-        state = client.read_flow_run(run).state
-        return state.name if state is not None and state.is_final() else None
-
-    return str(until(final))
 
 
 def states(name: str) -> str:
@@ -242,18 +220,13 @@ def worker_alone(place: Place) -> Row:
 
 
 def flow_process(place: Place) -> Row:
-    with get_client(sync_client=True) as client, working(place, client, "finetune/local", "flow") as (run, kept):
+    with get_client(sync_client=True) as client, working(place, client, "finetune/local", "flow") as (run, _):
         began = note(place, "flow")
-        for process in (process for one in kept for process in pool_workers.of(one.worker)):
-            if "prefect.engine" in " ".join(process.cmdline()) and process.environ().get("PREFECT__FLOW_RUN_ID") == str(
-                run
-            ):
-                process.kill()
+        kill_process(run)
         first = ended(client, run)
         seen = time.monotonic() - began
-        end = (
-            f"{first} after {seen:.0f} s, started again {ended(client, place.start(client, 'finetune/local', 'flow'))}"
-        )
+        again = ended(client, place.start(client, "finetune/local", "flow"))
+        end = f"{first} after {seen:.0f} s, started again {again}"
     return place.row("the flow process", "flow", end, began)
 
 

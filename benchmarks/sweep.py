@@ -10,14 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import flow_runs
 import measure
-import psutil
 import results
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
@@ -41,7 +41,6 @@ CONFIG: Row = {
     "monitor": {"trackio": "off"},
 }
 SPACE = {"train.learning_rate": {"low": 1e-5, "high": 1e-2, "log": True}}
-SECONDS = 1200
 SECONDS_UNTIL_RETRIED = 5  # a worker says twice that a process has died: in between a retry would be crashed again
 COLUMNS = {
     "state": "noted as",
@@ -74,17 +73,15 @@ def measured(folder: Path, trials: int, workers: int) -> Row:
         }
         run = client.create_flow_run_from_deployment(sweep.id, parameters=parameters).id
         third = max(1, trials // 3)
-        _until(lambda: _noted(runs_dir) >= third and _begun(runs_dir) >= min(third + workers, trials))
+        flow_runs.until(lambda: _noted(runs_dir) >= third and _begun(runs_dir) >= min(third + workers, trials))
         noted, begun, prepared = _noted(runs_dir), _begun(runs_dir), _prepared(runs_dir)
-        _kill(run)
-        _until(lambda: _is_final(client.read_flow_run(run)))
-        killed = client.read_flow_run(run).state_name
+        flow_runs.kill_process(run)
+        killed = flow_runs.ended(client, run)
         time.sleep(SECONDS_UNTIL_RETRIED)
         client.set_flow_run_state(run, Scheduled(name="AwaitingRetry"), force=True)
-        _until(lambda: (now := client.read_flow_run(run)).run_count > 1 and _is_final(now))
+        state = flow_runs.ended(client, run, starts=2)
         found = [_row(client, child, runs_dir, began) for child in _children(client, run)]
         rows = sorted(found, key=lambda row: row["began"])
-        state = client.read_flow_run(run).state_name
     values = {
         "noted": _noted(runs_dir),
         "failed": sum(row["state"] == "failed" for row in rows),
@@ -175,29 +172,6 @@ def _noted(runs_dir: Path) -> int:
 def _begun(runs_dir: Path) -> int:
     """Trials whose training has written something."""
     return len(list(runs_dir.glob("s-*/metrics.jsonl")))
-
-
-def _kill(run: UUID) -> None:
-    """Kill the process of a flow run, and no other."""
-    for process in psutil.process_iter():
-        try:
-            mine = process.environ().get("PREFECT__FLOW_RUN_ID") == str(run)
-        except psutil.Error:
-            continue
-        if mine and "prefect.engine" in process.cmdline():
-            process.kill()
-
-
-def _is_final(run: FlowRun) -> bool:
-    return run.state is not None and run.state.is_final()
-
-
-def _until(found: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not found():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"nothing came about in {SECONDS} seconds")
-        time.sleep(0.2)
 
 
 def _table(result: Row) -> Iterator[str]:
