@@ -87,7 +87,7 @@ def measured(folder: Path, trials: int, workers: int) -> Row:
         "failed": sum(row["state"] == "failed" for row in rows),
         "workers_used": len({row["worker"] for row in rows} - {"none"}),
         "most_at_once": max(_at_once(rows)),
-        "prepared": len(_prepared(runs_dir)) if _prepared(runs_dir) == prepared else 2,
+        "prepared": len(_prepared(runs_dir) | prepared),
         "started_again": sum(max(row["starts"], row["trainings"]) - 1 for row in rows),
     }
     goals = {"noted": ("=", trials), "failed": ("=", 0), "workers_used": ("=", workers), "most_at_once": ("=", workers)}
@@ -107,7 +107,7 @@ def opened(folder: Path, workers: int) -> Iterator[SyncPrefectClient]:
     """The server, what is registered, and the workers."""
     os.environ |= {"PREFECT_HOME": str(folder / "home"), "PREFECT_WORKER_QUERY_SECONDS": "1"}
     with server.running(folder / "runs") as prefect:
-        subprocess.run([sys.executable, "-m", "flows.up", "deploy"], cwd=ROOT, check=True, capture_output=True)
+        subprocess.run([sys.executable, "-m", "flows.up", "deploy"], cwd=ROOT, check=True, stdout=sys.stderr)
         names = [("default", "default"), *(("cuda", f"cuda-{number}") for number in range(workers))]
         started = []
         for pool, name in names:
