@@ -41,13 +41,16 @@ OUTAGE = 20  # seconds
 
 
 class Row(NamedTuple):
-    """What became of a run: its exit codes or states, one after the other, and how long the last took to be true."""
+    """What became of a run: its exit codes or states, one after the other, and how long the last took to be true.
+
+    `same` is None of a run that made no weights.
+    """
 
     lost: str
     ended: str
     seconds: float
     again: int
-    same: bool
+    same: bool | None
 
 
 class Place(NamedTuple):
@@ -139,7 +142,7 @@ def server_at_the_start(place: Place) -> Row:
     took = round(time.monotonic() - began, 1)
     said = (place.folder / "no-server.log").read_text().strip().splitlines()
     place.up()
-    return Row("the server, at the start", f"exit {code}: {' '.join(said[-1:])}", took, 0, True)
+    return Row("the server, at the start", f"exit {code}: {' '.join(said[-1:])}", took, 0, None)
 
 
 def server_for_a_while(place: Place) -> Row:
@@ -244,7 +247,7 @@ LOST: dict[str, Callable[[Place], Row]] = {
 
 
 def line(row: Row) -> str:
-    kind = "same" if row.same else "other weights"
+    kind = {True: "same", False: "other weights", None: "–"}[row.same]
     return f"{row.lost:44} {row.seconds:7.1f} s {row.again:4} steps again, {kind:13}  {row.ended}"
 
 

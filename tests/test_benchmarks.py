@@ -173,3 +173,11 @@ def test_orchestration_runs_the_steps_without_prefect() -> None:
     assert all(row[name] for name in ("device", "precision", "mask"))
     assert list(found["goals"]) == ["overhead_own_server_s", "overhead_running_server_s"]
     assert all((goal["value"], goal["met"]) == (None, False) for goal in found["goals"].values())
+
+
+def test_a_run_that_made_no_weights_is_not_called_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are compared where there are some."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    lost_parts = importlib.import_module("lost_parts")
+    lines = [lost_parts.line(lost_parts.Row("a part", "exit 1", 1.0, 0, same)) for same in (True, False, None)]
+    assert [line.split("steps again, ")[1].split("  ")[0].strip() for line in lines] == ["same", "other weights", "–"]
