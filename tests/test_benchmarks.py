@@ -1,10 +1,12 @@
 """The benchmarks run on small sizes and say what the contract wants; what they measure is not judged here."""
 
+import contextlib
 import importlib
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +183,29 @@ def test_a_run_that_made_no_weights_is_not_called_the_same(monkeypatch: pytest.M
     lost_parts = importlib.import_module("lost_parts")
     lines = [lost_parts.line(lost_parts.Row("a part", "exit 1", 1.0, 0, same)) for same in (True, False, None)]
     assert [line.split("steps again, ")[1].split("  ")[0].strip() for line in lines] == ["same", "other weights", "–"]
+
+
+@pytest.mark.process
+def test_an_outage_that_fails_leaves_nothing_running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The thread that writes and the client end with it: the benchmark's process could not end otherwise."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.setenv("TRACKIO_WRITE_TOKEN", "")
+    outage = importlib.import_module("monitoring_outage")
+    server = outage.monitoring_server.Server(tmp_path / "server")  # not started
+    monkeypatch.setattr(outage.monitoring_server, "served", lambda _: contextlib.nullcontext(server))
+    monkeypatch.setattr(server, "kill", lambda: 1 / 0)
+    monkeypatch.setattr(outage, "QUIET", 0.0)
+    client = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    monkeypatch.setattr(outage, "_client", lambda _: client)
+    before = threading.active_count()
+    try:
+        with pytest.raises(ZeroDivisionError):
+            outage.measure(tmp_path, 0.0)
+        assert threading.active_count() == before
+        assert client.poll() is not None
+    finally:
+        for thread in threading.enumerate():
+            if isinstance(thread, outage.Training):
+                thread.stop.set()
+        client.kill()
+        client.wait()
