@@ -6,6 +6,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,24 +20,28 @@ TABLES = {"metrics": "log_id", "system_metrics": "log_id", "alerts": "alert_id"}
 class Server:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.log = folder.with_suffix(".log")  # a pipe that nobody reads would fill, and hold it up
         with socket.socket() as one:
             one.bind(("127.0.0.1", 0))
             self.port = int(one.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         told = {"TRACKIO_DIR": str(self.folder), "TRACKIO_WRITE_TOKEN": TOKEN, "PYTHONUNBUFFERED": "1"}
         command, environment = [sys.executable, "-c", SHOW, str(self.port)], {**os.environ, **told}
-        self.process = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE)
-        assert self.process.stdout is not None
-        if not any(str(self.port) in line for line in self.process.stdout):
-            raise RuntimeError("Trackio's server did not start")
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        while str(self.port) not in self.log.read_text(encoding="utf-8"):
+            if self.process.poll() is not None:
+                raise RuntimeError(f"Trackio's server did not start: {self.log.read_text(encoding='utf-8')}")
+            time.sleep(0.05)
 
     def kill(self) -> None:
         if self.process is not None:
             self.process.kill()
-            self.process.communicate()
+            self.process.wait()
             self.process = None
 
     def has(self) -> Counter[str]:

@@ -209,3 +209,18 @@ def test_an_outage_that_fails_leaves_nothing_running(monkeypatch: pytest.MonkeyP
                 thread.stop.set()
         client.kill()
         client.wait()
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("module", ["monitoring_server", "trackios"])
+def test_a_server_may_say_much_after_its_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str) -> None:
+    """What it prints goes to a file: nobody reads it, and a full pipe would hold it up."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    servers = importlib.import_module(module)
+    monkeypatch.setattr(servers, "SHOW", "import sys; print(sys.argv[1], flush=True); print('x' * 1_000_000)")
+    server = servers.Server(tmp_path / "server")
+    server.start()
+    try:
+        assert server.process.wait(timeout=20) == 0
+    finally:
+        server.kill()

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any, Self
@@ -33,29 +34,26 @@ class Server:
     """Trackio with its data in `folder`. `environment` is added to its own."""
 
     def __init__(self, folder: Path, **environment: str) -> None:
-        self.folder = folder
+        self.log = folder.with_suffix(".log")  # a pipe that nobody reads would fill, and hold it up
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         told = {"TRACKIO_DIR": str(folder), "TRACKIO_WRITE_TOKEN": TOKEN, "PYTHONUNBUFFERED": "1"}
         self.environment = {**os.environ, **told, "HF_HUB_OFFLINE": "1", **environment}
-        self.process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it, and wait until it says that it is there."""
         command = [sys.executable, "-c", SHOW, str(self.port)]
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        self.process = subprocess.Popen(command, env=self.environment, text=True, **streams)
-        said = ""
-        for line in self.process.stdout:
-            said += line
-            if str(self.port) in line:
-                return
-        raise AssertionError(said)
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
+        while str(self.port) not in self.log.read_text(encoding="utf-8"):
+            assert self.process.poll() is None, self.log.read_text(encoding="utf-8")
+            time.sleep(0.05)
 
     def kill(self) -> None:
         if self.process is not None:
             self.process.kill()
-            self.process.communicate()
+            self.process.wait()
             self.process = None
 
     def __enter__(self) -> Self:
