@@ -96,7 +96,9 @@ def measure_all(place: Place, every: int) -> Row:
         whole = undisturbed(place, plan)
         operations = whole.ends[0].operations
         kinds = {"killed": crash_trials.kills(operations), "full": crash_trials.full_disks(operations)}
-        chosen = {f"{name}_{kind}": [(one,) for one in found[:: EVERY * every]] for kind, found in kinds.items()}
+        chosen: dict[str, list[Attempts]] = {
+            f"{name}_{kind}": [(one,) for one in found[:: EVERY * every]] for kind, found in kinds.items()
+        }
         rows += rows_of(place, plan, chosen, whole)
     rows = [{**row, **told} for row in rows]
     return {"schema_version": 1, **device, "rows": rows, "goals": goals_of(rows)}
@@ -111,7 +113,7 @@ def points(place: Place, plan: Any, whole: Outcome) -> dict[str, list[Attempts]]
     places = (f"checkpoints/checkpoint-{SAVE_STEPS}", "model")
     firsts = [Attempt("kill after", one.number) for one in operations if one.kind == "rename" and one.other in places]
     resumed = trials(place, plan, "resumed", [(first,) for first in firsts], tell=True)
-    again = [
+    again: list[Attempts] = [
         (first, one)
         for first, outcome in zip(firsts, resumed, strict=True)
         for one in crash_trials.kills(outcome.ends[-1].operations)

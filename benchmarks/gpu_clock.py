@@ -15,7 +15,7 @@ from smollm3_ft.models import ModelPlan
 IGNORED = -100
 
 
-class Clock(transformers.TrainerCallback):  # transformers wants a class
+class Clock(transformers.TrainerCallback):  # type: ignore[misc]  # the library has no types, and wants a class
     """Notes when each step ends, with nothing left to do on the device."""
 
     def __init__(self) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import monitoring_server
 
 from smollm3_ft import journal, resolve, runs
+from smollm3_ft.errors import Undelivered
 from smollm3_ft.journal import Journal
 from smollm3_ft.monitoring import delivery, trackio_rows
 from smollm3_ft.runs import Run
@@ -102,7 +103,7 @@ def _follow(folder: Path) -> None:
     run = runs.read(folder)
     try:
         delivery.follow("trackio", run, stop, lambda said: print(said, flush=True))
-    except delivery.Undelivered as error:
+    except Undelivered as error:
         print(f"at the end: {error}", flush=True)
 
 

@@ -17,12 +17,12 @@ from typing import Any
 from rich.console import Console
 
 from flows import cli, session
+from flows.display import shown
 from smollm3_ft import files
 
 Body = dict[str, Any]
 BODIES: list[Body] = []
 HERE = threading.local()  # the body that this thread is in
-shown = session.shown
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def _call_to_prefect(work: Callable[..., Any]) -> Callable[..., Any]:
 
 if __name__ == "__main__":
     result = Path(sys.argv.pop(1))
-    session.shown = timed
+    session.shown = timed  # type: ignore[attr-defined]  # where the command looks for it
     try:
         sys.exit(cli.finetune())
     finally:

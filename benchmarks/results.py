@@ -8,7 +8,7 @@ Row = dict[str, Any]
 MET = {">=": float.__ge__, "=": float.__eq__, "<=": float.__le__}
 
 
-def judged(values: Mapping[str, float | None], goals: dict[str, tuple[str, float]]) -> dict[str, Row]:
+def judged(values: Mapping[str, float | None], goals: Mapping[str, tuple[str, float]]) -> dict[str, Row]:
     """Every goal with its value and whether it is met; what was not measured has no value, and is not met."""
     found = {}
     for name, (sign, goal) in goals.items():

@@ -21,7 +21,7 @@ class Step(NamedTuple):
     loss: float
 
 
-class Clock(transformers.TrainerCallback):  # transformers wants a class
+class Clock(transformers.TrainerCallback):  # type: ignore[misc]  # the library has no types, and wants a class
     """Counts what goes into each step, and notes its time when it ends."""
 
     def __init__(self, pad: int) -> None:

@@ -20,7 +20,7 @@ MAX_LENGTH = 1024
 IGNORED = -100
 SEQUENCES_A_STEP = 2  # packed ones hold about as many tokens as the eight rows of the others
 LEARNING_RATE = 1e-3  # of this project, and so of TRL on its batches: the losses that are compared must move
-PACKING = {
+PACKING: dict[str, Any] = {
     "assistant_only_loss": True,
     "packing": True,
     "per_device_train_batch_size": SEQUENCES_A_STEP,
@@ -35,7 +35,7 @@ OURS = {
     "train__learning_rate": LEARNING_RATE,
     "train__logging_steps": 1,  # the most that the journal can be asked for
 }
-ALL = {"data__loss_on": "all"}
+ALL: dict[str, Any] = {"data__loss_on": "all"}
 
 Measured = dict[str, Any]
 

@@ -19,7 +19,7 @@ def entropy() -> None:
 
     def measured(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            torch.cat([entropy_from_logits(piece) for piece in logits.split(TRL_POSITIONS)]).mean()
+            torch.cat([entropy_from_logits(piece) for piece in torch.split(logits, TRL_POSITIONS)]).mean()
             (logits.argmax(-1) == targets).sum()
         return loss(logits, targets)
 

@@ -63,7 +63,7 @@ def _main() -> None:
         write(*words)
         in_journal.append(time.perf_counter() - began)
 
-    trainers.TRAINERS["sft"], journal.Journal.write = watched, timed  # type: ignore[method-assign]
+    trainers.TRAINERS["sft"], journal.Journal.write = watched, timed  # type: ignore[method-assign, assignment]
     training.main()
     files.write_json(result, {**clocks[0].measured(), "journal_s": sum(in_journal)})
 
