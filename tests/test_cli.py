@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from children import watched
 
 from flows import cli
 from smollm3_ft import locks, resolve, runs
@@ -14,26 +15,8 @@ from smollm3_ft import locks, resolve, runs
 pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parent.parent
-WATCHED = """
-import runpy, sys
-sys.argv = ["finetune", *sys.argv[1:]]
-try:
-    runpy.run_module("flows.finetune", run_name="__main__")
-except SystemExit as stop:
-    code = stop.code or 0
-print("imported:", sorted({"torch", "prefect", "transformers", "datasets"} & set(sys.modules)))
-sys.exit(code)
-"""
 Done = subprocess.CompletedProcess[str]
 Command = Callable[..., Done]
-
-
-def in_a_process(*words: str, **variables: str) -> Done:
-    """Run the command in a process that says which heavy packages it imported."""
-    environment = {**os.environ, "COLUMNS": "200", **variables}
-    return subprocess.run(
-        [sys.executable, "-c", WATCHED, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
-    )
 
 
 @pytest.fixture
@@ -61,7 +44,7 @@ def runs_dir(tmp_path: Path) -> str:
 
 def test_an_unknown_key_is_answered_with_the_nearest_one(runs_dir: str) -> None:
     """Exit code 2, the key meant is named, and nothing heavy was imported to find out."""
-    done = in_a_process("train.learnig_rate=1", runs_dir)
+    done = watched("flows.finetune", "train.learnig_rate=1", runs_dir)
     assert done.returncode == 2
     assert "train.learning_rate" in done.stderr
     assert "imported: []" in done.stdout
@@ -70,7 +53,7 @@ def test_an_unknown_key_is_answered_with_the_nearest_one(runs_dir: str) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     """`--help` names the options and imports neither torch nor Prefect."""
-    done = in_a_process("--help")
+    done = watched("flows.finetune", "--help")
     assert done.returncode == 0
     assert "--accept-changes" in done.stdout
     assert "imported: []" in done.stdout
@@ -78,7 +61,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_plan_imports_nothing_heavy_and_spends_nothing(runs_dir: str, tmp_path: Path) -> None:
     """`--plan` for the demo shows its steps, and begins no run."""
-    done = in_a_process("--plan", runs_dir)
+    done = watched("flows.finetune", "--plan", runs_dir)
     assert done.returncode == 0
     assert "steps" in done.stdout
     assert "imported: []" in done.stdout
@@ -143,7 +126,7 @@ def test_the_same_name_with_another_configuration_lists_the_keys(finetune: Comma
 def test_a_run_that_another_process_works_on_is_left_alone(tmp_path: Path) -> None:
     """Exit code 1, naming the owner."""
     with locks.hold(tmp_path, "mine"):
-        done = in_a_process("name=mine", f"runs_dir={tmp_path}")
+        done = watched("flows.finetune", "name=mine", f"runs_dir={tmp_path}")
     assert done.returncode == 1
     assert f"process {os.getpid()}" in done.stderr
 
@@ -152,7 +135,7 @@ def test_fresh_sets_the_old_run_aside(tmp_path: Path) -> None:
     """`--fresh` moves the folder and deletes nothing; a server that is not there then stops the new run, named."""
     run = runs.begin(resolve.resolve({"name": "mine", "runs_dir": str(tmp_path)}, {}).config)
     nowhere = "http://127.0.0.1:9/api"
-    done = in_a_process("name=mine", f"runs_dir={tmp_path}", "--fresh", PREFECT_API_URL=nowhere)
+    done = watched("flows.finetune", "name=mine", f"runs_dir={tmp_path}", "--fresh", PREFECT_API_URL=nowhere)
     assert done.returncode == 1
     assert done.stderr.startswith(f"the Prefect server that PREFECT_API_URL names does not answer ({nowhere})")
     aside = [runs.read(path).run_id for path in (tmp_path / ".old").iterdir()]

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import deployed
 import pytest
+from children import watched
 from conftest import facts, write_rows
 from deployed import Deployed, processes_of
 from house import ROOT, House, report_of, task_states, until
@@ -18,17 +19,6 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, TaskR
 from smollm3_ft import checkpoints, files, journal, records, runs, trials
 
 pytestmark = pytest.mark.process
-
-WATCHED = """
-import runpy, sys
-sys.argv = ["sweep", *sys.argv[1:]]
-try:
-    runpy.run_module("flows.sweep", run_name="__main__")
-except SystemExit as stop:
-    code = stop.code or 0
-print("imported:", sorted({"torch", "prefect", "transformers", "optuna"} & set(sys.modules)))
-sys.exit(code)
-"""
 
 
 @pytest.mark.parametrize(
@@ -41,9 +31,7 @@ sys.exit(code)
 )
 def test_help_and_mistakes_import_nothing_heavy(words: list[str], code: int, said: str, tmp_path: Path) -> None:
     """What is wrong is said in a line, without torch, Prefect or Optuna."""
-    command = [sys.executable, "-c", WATCHED, *words, *([f"runs_dir={tmp_path}"] if code else [])]
-    environment = {**os.environ, "COLUMNS": "200"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    done = watched("flows.sweep", *words, *([f"runs_dir={tmp_path}"] if code else []))
     assert done.returncode == code, done.stderr
     assert said in done.stdout + done.stderr
     assert "imported: []" in done.stdout
