@@ -78,7 +78,7 @@ def dataset(count: int, folder: Path) -> dict[str, float]:
     run = begin(folder, "off")
     write(run, 1, count)
     before = time.process_time()
-    told = experimentfiles.shared(experiments.of_run(run.path, False), texts=False)
+    told = experiments.shared(experiments.of_run(run.path, False), texts=False)
     experimentfiles.made(told, experiments.values(run.path))
     return _cost(count, before)
 

@@ -49,7 +49,9 @@ def _made(run: Run) -> tuple[TrainingPlan, Trained, Evaluated]:
     """What there is to publish. Raises ConfigError where there is nothing, or it may not be."""
     if run.config.publish.target == "none":
         raise ConfigError(Problem("publish.target", f"is none in run {run.name}", "there is nothing to publish"))
-    problems = [one for one in permitted.refused(run.config, os.environ) if one.where.startswith("publish.")]
+    problems = [
+        one for one in permitted.refused(run.config, os.environ) if one.where.startswith(("publish.", "monitor."))
+    ]
     if problems:
         raise ConfigError(*problems)
     why = gate.blocked(run.path)

@@ -158,8 +158,8 @@ def render(template: str, run: Run, report: dict[str, Any]) -> str:
         .render(
             report=report,
             style=pages.style(),
-            curve=pages.curves(curves_of(run, "loss")),
-            rewards=pages.curves(curves_of(run, "reward_margin")),
+            curve=pages.curves(journal.curves(run.path / "metrics.jsonl", "loss")),
+            rewards=pages.curves(journal.curves(run.path / "metrics.jsonl", "reward_margin")),
             metrics=pages.metrics(evaluation),
             rows=evaluation.get("rows"),
             by=evaluation.get("by", {}),
@@ -173,11 +173,6 @@ def render(template: str, run: Run, report: dict[str, Any]) -> str:
             link=pages.link,
         )
     )
-
-
-def curves_of(run: Run, value: str) -> dict[str, list[tuple[float, float]]]:
-    """A value of the journal by step, of training and validation."""
-    return journal.curves(run.path / "metrics.jsonl", value)
 
 
 def _published(run: Run, status: Status) -> dict[str, Any]:

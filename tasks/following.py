@@ -18,7 +18,6 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 
 from smollm3_ft import files, journal, pages, runs
-from smollm3_ft import report as reports
 from smollm3_ft.fit import TrainingPlan
 from tasks.steps import UNREACHABLE, log
 
@@ -85,7 +84,7 @@ class Follower:
     def _draw(self) -> None:
         """The curve so far, in one artifact that changes: a new one each time would fill the run's page."""
         run = runs.read(Path(self.plan.folder))
-        svg = base64.b64encode(str(pages.curves(reports.curves_of(run, "loss"))).encode()).decode()
+        svg = base64.b64encode(str(pages.curves(journal.curves(run.path / "metrics.jsonl", "loss"))).encode()).decode()
         shown = {name: f"{value:,.6g}" for name, value in self.last.items() if name not in ("figures", "memory_bytes")}
         shown["memory"] = files.gib(self.last["memory_bytes"])
         values = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in shown.items())

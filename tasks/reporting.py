@@ -34,13 +34,13 @@ def next_steps(run: Run, status: Status) -> list[str]:
     return report.next_steps(run, status)
 
 
-@task(**{**options("report", timeout=300), **ANEW})
+@task(**{**options("report", timeout=1800), **ANEW})
 def write_report(run: Run, status: Status, done: list[Step], failure: Failure | None) -> dict[str, Any]:
     """Write the summary."""
     written = report.write(run, status, done, failure)
     text = report.render("report.md", run, written)
     create_markdown_artifact(text, key="report", description=f"Report of {run.name}")
-    for name in delivery.standings(run):
+    for name in written.get("monitoring", {}):
         try:
             delivery.finish(name, run)
         except Undelivered as error:  # the next start hands it over

@@ -50,10 +50,9 @@ def validated(search: Search, trial: Trial, plan: TrainingPlan, *losses: float) 
     """Leave in a trial's run what training leaves: its plan, and a validation at each second step."""
     folder = search.runs_dir / trial.name
     fit.write(folder / "plan.json", plan)
-    journal = Journal(folder / "metrics.jsonl", "id")
-    for number, loss in enumerate(losses, 1):
-        journal.write("eval", {"loss": loss, "token_accuracy": 1 - loss / 10}, 2 * number)
-    journal.close()
+    with Journal(folder / "metrics.jsonl", "id") as journal:
+        for number, loss in enumerate(losses, 1):
+            journal.write("eval", {"loss": loss, "token_accuracy": 1 - loss / 10}, 2 * number)
 
 
 def finished(search: Search, plan: TrainingPlan, *losses: float, best_step: int | None = None) -> trials.Told:
@@ -227,11 +226,9 @@ def test_a_trial_is_worth_what_its_model_is(begin: Begin, plan: TrainingPlan) ->
 def test_a_failed_trial_says_why_and_three_in_a_row_end_the_sweep(begin: Begin) -> None:
     """What fails three times is not the trials' own."""
     search = begin()
-    ended: list[trials.Told] = []
-    for number in range(trials.FAILURES):
-        told = trials.failed(search, asked(search), f"no. {number} does not fit")
-        ended.append(told)
-        assert (told.state, told.cause) == ("failed", f"no. {number} does not fit")
+    causes = [f"no. {number} does not fit" for number in range(trials.FAILURES)]
+    ended = [trials.failed(search, asked(search), cause) for cause in causes]
+    assert [(told.state, told.cause) for told in ended] == [("failed", cause) for cause in causes]
     with pytest.raises(TrainingError, match=r"3 trials in a row failed, the last: no\. 2 does not fit"):
         trials.next_trial(search, ended=ended)
 
@@ -266,8 +263,7 @@ def test_an_unfinished_sweep_is_found_by_its_search(begin: Begin) -> None:
 def test_an_unfinished_trial_of_other_code_is_named(begin: Begin) -> None:
     """It goes on only where the changes are accepted."""
     search = begin()
-    run = runs.begin(trials.configuration(search, asked(search)))
-    runs.save(run.model_copy(update={"code": "0" * 32}))
+    runs.save(runs.begin(trials.configuration(search, asked(search))).model_copy(update={"code": "0" * 32}))
     with pytest.raises(ConfigError, match="code changed since run s-1 began"):
         trials.check_unfinished(search, accept_changes=False)
     trials.check_unfinished(search, accept_changes=True)
