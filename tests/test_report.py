@@ -127,6 +127,14 @@ def test_a_blocked_run_says_why(run: Run) -> None:
         assert "it is worse" in text
 
 
+def test_where_it_was_published_is_a_paragraph(run: Run) -> None:
+    """A blank line is behind it: the table of the steps would belong to it otherwise."""
+    files.write_json(run.path / "published.json", {"target": "local", "verified": True, "answers_compared": True})
+    report.write(run, "completed", STEPS)
+    text = (run.path / "report.md").read_text()
+    assert "Published: local, verified: it loads and answers as trained.\n\n| step |" in text
+
+
 def test_parts_answers_leaks_and_warnings_are_shown(run: Run) -> None:
     """Figures by source, how answers ended, what leaked, and a model that does not end its answers."""
     evaluated(run)
