@@ -106,7 +106,8 @@ def test_a_finished_run_says_where_it_went_since(run: Run) -> None:
     assert report.write(run, "failed", [], FAILURE) == files.read_json(run.path / "report.json")
     files.write_json(run.path / "published.json", {"target": "hub", "repo": "me/model", "verified": True})
     after = report.write(run, "completed", [])
-    assert after["published"] == {"target": "hub", "repo": "me/model", "commit": None, "verified": True}
+    where = {"target": "hub", "repo": "me/model", "commit": None, "verified": True}
+    assert after["published"] == {**where, "answers_compared": None}
     assert after["links"]["model page"].endswith("/me/model")
     assert (after["steps"], after["status"]) == (before["steps"], "completed")
     assert files.read_json(run.path / "report.json") == after
