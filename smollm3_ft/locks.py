@@ -15,6 +15,8 @@ import psutil
 
 from smollm3_ft.errors import RunBusy
 
+UNSIGNED = "another process"  # it has just taken the lock, and is writing its name
+SECONDS_TO_SIGN = 1.0
 PATIENCE = 180  # seconds that a training process may take to save and end after its parent is gone
 
 
@@ -71,7 +73,7 @@ def _take(descriptor: int, name: str, far: float) -> None:
     began = time.monotonic()
     while not _try(descriptor):
         who, alive = _owner(descriptor)
-        patience = {True: 0, False: PATIENCE, None: far}[alive]
+        patience = SECONDS_TO_SIGN if who == UNSIGNED else {True: 0, False: PATIENCE, None: far}[alive]
         if time.monotonic() - began >= patience:
             raise RunBusy(f"{name.lstrip('.')} is being worked on by {who}", "wait for it, or give another name")
         time.sleep(0.1)
@@ -91,7 +93,7 @@ def _owner(descriptor: int) -> tuple[str, bool | None]:
         held = json.loads(os.pread(descriptor, 1000, 0))
         pid, host = int(held["pid"]), str(held["host"])
     except (ValueError, KeyError):
-        return "another process", True  # it is just writing its name
+        return UNSIGNED, True
     if host != socket.gethostname():
         return f"process {pid} on {host}", None
     return f"process {pid}", _is_alive(pid)

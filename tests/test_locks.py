@@ -1,7 +1,9 @@
 """A living owner keeps others out and is named; a dead one holds nothing."""
 
 import fcntl
+import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -137,3 +139,17 @@ def test_an_owner_on_another_machine_may_be_waited_for(tmp_path: Path, monkeypat
         monkeypatch.setattr("time.sleep", lambda _seconds: fcntl.flock(held, fcntl.LOCK_UN))
         with locks.hold(tmp_path, "demo", far=60):
             assert locks.is_held_by_the_living(tmp_path, "demo")
+
+
+def test_an_owner_that_has_not_signed_yet_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between taking a lock and writing its name an owner has no name: a moment later it is named."""
+    (tmp_path / ".locks").mkdir()
+    with (tmp_path / ".locks" / "demo").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+        def sign(_seconds: float) -> None:
+            os.pwrite(file.fileno(), json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+
+        monkeypatch.setattr(locks.time, "sleep", sign)
+        with pytest.raises(RunBusy, match=f"process {os.getpid()}"), locks.hold(tmp_path, "demo"):
+            pass
