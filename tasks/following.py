@@ -69,7 +69,7 @@ class Follower:
     def _update(self, drawing: bool = False) -> None:
         step, steps = self.last.get("step", 0), self.plan.settings.steps
         words = f"step {step:,}/{steps:,}: {self.last.get('figures', 'starting')}"
-        share, self.updated = 100 * step / steps, time.monotonic()
+        share, self.updated = round(100 * step / steps, 1), time.monotonic()
         try:
             if self.progress is None:
                 self.progress = create_progress_artifact(share, key="training-progress", description=words)  # type: ignore[assignment]
