@@ -66,13 +66,12 @@ def of_run(folder: Path, has_ended: bool = False) -> Experiment:
     run = runs.read(folder)
     plan, report = files.read_json_if_there(folder / "plan.json"), files.read_json_if_there(folder / "report.json")
     evaluation = files.read_json_if_there(folder / "evaluation.json")
-    config = dict(flatten(run.config.model_dump(mode="json")))
     return Experiment(
         name=run.name,
         run_id=run.run_id,
         created=run.created,
         status=runs.status(folder) if has_ended else status(run),
-        config={key: value for key, value in config.items() if key not in BESIDE},
+        config=configuration(run),
         settled={f"train.{name}": value for name, value in plan.get("settings", {}).items()},
         made_of=_made_of(run, plan),
         ledger=files.read_json_if_there(folder / "data" / "ledger.json"),
@@ -82,27 +81,37 @@ def of_run(folder: Path, has_ended: bool = False) -> Experiment:
     )
 
 
+def configuration(run: runs.Run) -> dict[str, Any]:
+    """What a run was told, by dotted keys, but for where it lies."""
+    return {key: value for key, value in flatten(run.config.model_dump(mode="json")) if key not in BESIDE}
+
+
 def shared(experiment: Experiment, texts: bool) -> Experiment:
     """What others may see of a run: no folder of this machine and, without `texts`, no text of anybody's."""
-    config = {key: _told(key, value, texts) for key, value in experiment.config.items()}
-    return experiment.model_copy(update={"config": config, "ledger": _without_folders(experiment.ledger)})
+    config = shared_configuration(experiment.config, texts)
+    return experiment.model_copy(update={"config": config, "ledger": without_folders(experiment.ledger)})
+
+
+def shared_configuration(config: dict[str, Any], texts: bool) -> dict[str, Any]:
+    """The same of a configuration alone, by dotted keys."""
+    return {key: _told(key, value, texts) for key, value in config.items()}
 
 
 def _told(key: str, value: Any, texts: bool) -> Any:
     if key not in TEXTS or value in (None, "none"):
-        return _without_folders(value)
+        return without_folders(value)
     if not texts:
         return "(not shared)"
     is_a_file = key == "evaluate.prompts" and isinstance(value, str)
-    return _without_folders(value) if is_a_file else value
+    return without_folders(value) if is_a_file else value
 
 
-def _without_folders(value: Any) -> Any:
+def without_folders(value: Any) -> Any:
     """Every path of this machine as its last part."""
     if isinstance(value, dict):
-        return {key: _without_folders(part) for key, part in value.items()}
+        return {key: without_folders(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [_without_folders(part) for part in value]
+        return [without_folders(part) for part in value]
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 

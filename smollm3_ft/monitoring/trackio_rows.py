@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from smollm3_ft import experiments, files, fit, journal, pages
 from smollm3_ft.config import tracker_of
-from smollm3_ft.experiments import Experiment
 from smollm3_ft.journal import Record
 from smollm3_ft.runs import Run
 
@@ -57,8 +56,9 @@ def configuration(run: Run) -> Entry:
     """What the run was told, by dotted keys, and what `auto` was settled to once that is known."""
     path = run.path / "plan.json"
     settled = fit.read(path).settings.model_dump(mode="json") if path.is_file() else {}
-    told = _told(run)
-    return {"name": run.name, **told.config, **{f"settled.{key}": value for key, value in settled.items()}}
+    config = experiments.configuration(run)
+    told = config if _is_here(run) else experiments.shared_configuration(config, run.config.publish.samples)
+    return {"name": run.name, **told, **{f"settled.{key}": value for key, value in settled.items()}}
 
 
 def attachments(run: Run) -> dict[str, bytes]:
@@ -72,17 +72,12 @@ def attachments(run: Run) -> dict[str, bytes]:
     if report.is_file() and (_is_here(run) or not has_failed):
         text = report.read_text(encoding="utf-8")
         found["report.md"] = (text if _is_here(run) else text.replace(f"{run.path.parent}/", "")).encode()
-    if ledger := _told(run).ledger:
-        found["data/ledger.json"] = (json.dumps(ledger, indent=2, ensure_ascii=False) + "\n").encode()
+    if ledger := files.read_json_if_there(run.path / "data" / "ledger.json"):
+        told = ledger if _is_here(run) else experiments.without_folders(ledger)
+        found["data/ledger.json"] = (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode()
     if curves := journal.curves(run.path / "metrics.jsonl", "loss"):
         found["loss.svg"] = str(pages.curves(curves)).encode()
     return found
-
-
-def _told(run: Run) -> Experiment:
-    """What the run tells: on this machine everything, elsewhere what others may see."""
-    told = experiments.of_run(run.path)
-    return told if _is_here(run) else experiments.shared(told, texts=run.config.publish.samples)
 
 
 def _is_here(run: Run) -> bool:
