@@ -90,13 +90,14 @@ class Deployed(NamedTuple):
 
     def saved(self, name: str, step: int) -> int:
         """Wait for a checkpoint of this step or a later one. Returns the newest one's step."""
+        return int(until(lambda: self.has_saved(name, step)))
+
+    def has_saved(self, name: str, step: int) -> int:
+        """The newest checkpoint's step, if it is this one or a later one; otherwise 0."""
         path = self.runs_dir / name / "metrics.jsonl"
-
-        def newest() -> int:
-            steps = [r.step for r in journal.read(path) if r.values.get("what") == "checkpoint" and r.step]
-            return max(steps, default=0)
-
-        return int(until(lambda: found if (found := newest()) >= step else 0))
+        steps = [r.step for r in journal.read(path) if r.values.get("what") == "checkpoint" and r.step]
+        newest = max(steps, default=0)
+        return newest if newest >= step else 0
 
 
 def is_final(run: FlowRun) -> bool:

@@ -157,10 +157,17 @@ def pooled(place: Deployed, name: str, source: Path, trials: int, steps: int) ->
 
 @pytest.fixture(scope="module")
 def at_once(place: Deployed, source: Path) -> UUID:
-    """Two trials, whose sweep's process is killed while they train, and which is retried when they have ended."""
-    run = pooled(place, "p", source, trials=2, steps=20)
-    for name in ("p-1", "p-2"):
-        place.saved(name, 5)
+    """Two trials, whose sweep's process is killed while they train, and which is retried when they have ended.
+
+    The trial that is first to save is held until the other one has saved too.
+    """
+    run = pooled(place, "p", source, trials=2, steps=60)
+    names = {"p-1", "p-2"}
+    ahead = deployed.until(lambda: next((name for name in names if place.has_saved(name, 5)), None))
+    (training,) = processes_of(f"smollm3_ft.training {place.runs_dir / ahead / 'plan.json'}")
+    training.suspend()
+    place.saved(*(names - {ahead}), 5)
+    training.resume()
     for process in processes_of(str(run)):
         process.kill()
     assert place.ended(run).state_name == "Crashed"
