@@ -1,5 +1,6 @@
 """The deployments as a person registers them, and runs of them on workers: here, and on a pool."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psutil
 import pytest
 from deployed import Deployed, is_final, opened, processes_of, until
 from house import FILES, ROOT
@@ -185,18 +187,23 @@ def test_up_ends_what_it_started(deployed: Deployed) -> None:
     deployed.client.update_automation(zombies.id, older)
     command = [sys.executable, "-m", "flows.up"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    names = [f"{os.uname().nodename}-{kind}" for kind in ("default", "cpu")]
+    with (
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process,
+        contextlib.ExitStack() as failed,
+    ):
+        failed.callback(process.kill)
         assert process.stdout is not None
         lines = []
         while "Ctrl-C ends it." not in lines:
             lines.append(process.stdout.readline().rstrip())
             assert process.poll() is None, lines
-        names = [f"{os.uname().nodename}-{kind}" for kind in ("default", "cpu")]
-        assert f"Worker {names[1]}: trains on the CPU: no CUDA here" in lines
-        assert len(processes_of(*names)) == 2
+        workers = [one for one in psutil.Process(process.pid).children() if {*names} & {*one.cmdline()}]
         process.send_signal(signal.SIGINT)
         process.stdout.read()
-    assert process.returncode == 0
-    assert processes_of(*names) == []
+        assert process.wait() == 0
+    assert len(workers) == 2
+    assert not any(worker.is_running() for worker in workers)
+    assert f"Worker {names[1]}: trains on the CPU: no CUDA here" in lines
     assert sorted(one.id for one in deployed.client.read_automations()) == sorted(one.id for one in before)
     assert deployed.client.read_automation(zombies.id) == zombies
