@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 from conftest import MakePlan, facts
 
 from smollm3_ft import devices, files, fit, pages, publishing, records, runs
@@ -25,11 +24,6 @@ def plan(make_plan: MakePlan, tiny: Path, tmp_path: Path) -> TrainingPlan:
     samples = [{"prompt": "a private question", "reference": "r", "base": "b", "tuned": "t"}]
     files.write_json(folder / "evaluation.json", {**sides, "rows": 3, "samples": samples})
     return made
-
-
-def head(card: str) -> dict[str, object]:
-    values: dict[str, object] = yaml.safe_load(card.split("---")[1])
-    return values
 
 
 def test_every_file_is_recorded(plan: TrainingPlan) -> None:
@@ -100,34 +94,3 @@ def test_a_report_claims_what_was_compared(known: dict[str, bool], said: str) ->
     """A record of a former version does not say whether answers were compared; nothing is claimed of them."""
     template = pages.templates(escaped=False).get_template("published.txt")
     assert template.render(report={"published": {"target": "local", **known}}).endswith(said)
-
-
-def test_the_card_tells_nothing_of_this_machine(plan: TrainingPlan, tmp_path: Path) -> None:
-    """No folder of this machine and no row is in the card."""
-    card = publishing.card(plan)
-    assert str(tmp_path) not in card
-    assert str(Path.home()) not in card
-    assert "a private question" not in card
-    assert "| a.jsonl | prompt_completion | 20 | 20 | none |" in card
-
-
-def test_the_card_has_no_empty_values(plan: TrainingPlan) -> None:
-    """What has no value is left out of the card's head: a local base model has no name on the Hub."""
-    assert head(publishing.card(plan)) == {
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["smollm3-ft", "sft"],
-    }
-
-
-def test_the_card_names_a_hub_model(plan: TrainingPlan) -> None:
-    """A base model from the Hub is named with its commit."""
-    model = plan.model.model_copy(update={"kind": "hub", "name": "owner/base", "revision": "c" * 40})
-    card = publishing.card(plan.model_copy(update={"model": model}))
-    assert head(card)["base_model"] == "owner/base"
-    assert f"owner/base at `{'c' * 40}`" in card
-
-
-def test_the_card_shows_the_evaluation(plan: TrainingPlan) -> None:
-    """Every metric stands with its intervals."""
-    assert "| exact match | 0.500 [0.250, 0.750] | 0.500 [0.250, 0.750] |" in publishing.card(plan)
