@@ -81,6 +81,7 @@ class Prepared(BaseModel):
     tokens: int
     supervised_tokens: int
     longest: int
+    content: str  # a digest of the sequences themselves: equal data has an equal one, wherever it was made
     ledger: dict[str, Any]
 
 
@@ -177,7 +178,8 @@ def _prepare(asked: Request, cores: int, fast: bool) -> Prepared:
         shutil.rmtree(partial)
         raise
     shutil.rmtree(partial / "documents")
-    prepared = Prepared(folder=str(asked.folder), fingerprint=asked.fingerprint, **values)
+    content = files.digest_of(partial.glob("*.arrow"))
+    prepared = Prepared(folder=str(asked.folder), fingerprint=asked.fingerprint, content=content, **values)
     records.write(partial / records.RECORD, asked.fingerprint, prepared.model_dump(), partial)
     files.move_folder(partial, asked.folder)
     return prepared

@@ -49,6 +49,8 @@ class SourcePlan(BaseModel):
     # For the Hub, once fetched: the Arrow files of each split on this machine.
     cached: dict[str, tuple[str, ...]] | None = None
     digest: str
+    # For files: what is in them, wherever they lie and whatever they are called; one file's own SHA-256.
+    content: str | None = None
 
 
 def locate(data: Data, runs_dir: Path | None = None) -> tuple[SourcePlan, ...]:
@@ -155,6 +157,7 @@ def _locate_files(source: Source, paths: list[Path], names: Names, root: Path, r
             splits[split] = [name for name in splits[split] if name not in splits["train"]]
     if not splits["train"]:
         raise ConfigError(Problem("data.source", f"{source.source} has no training file", "name files train-*.jsonl"))
+    digests = _digests([name for held in splits.values() for name in held], record)
     return SourcePlan(
         source=source.source,
         kind="files",
@@ -162,7 +165,8 @@ def _locate_files(source: Source, paths: list[Path], names: Names, root: Path, r
         columns=source.columns,
         weight=source.weight,
         splits={split: tuple(held) for split, held in splits.items() if held},
-        digest=_digest(source.source, splits, record),
+        digest=_digest(source.source, splits, digests),
+        content=digests[0][1] if len(digests) == 1 else files.digest([digest for _, digest in digests]),
     )
 
 
@@ -170,16 +174,16 @@ def altered(pinned: Iterable[SourcePlan], runs_dir: Path) -> list[str]:
     """Sources whose files on this machine are not as they were pinned."""
     local = [source for source in pinned if source.kind == "files"]
     record = runs_dir / DIGESTS
-    return [source.source for source in local if _digest(source.source, _by_split(source), record) != source.digest]
+    return [source.source for source in local if _digest_now(source, record) != source.digest]
 
 
-def _by_split(source: SourcePlan) -> dict[str, list[str]]:
-    return {split: list(source.splits.get(split, ())) for split in ("train", "validation", "test")}
+def _digest_now(source: SourcePlan, record: Path | None) -> str:
+    splits = {split: list(source.splits.get(split, ())) for split in ("train", "validation", "test")}
+    return _digest(source.source, splits, _digests([name for held in splits.values() for name in held], record))
 
 
-def _digest(source: str, splits: dict[str, list[str]], record: Path | None) -> str:
-    content = _digests([name for held in splits.values() for name in held], record)
-    return files.digest([splits, content] if source not in BUILTIN else [digest for _, digest in content])
+def _digest(source: str, splits: dict[str, list[str]], digests: list[tuple[str, str]]) -> str:
+    return files.digest([splits, digests] if source not in BUILTIN else [digest for _, digest in digests])
 
 
 def _digests(names: list[str], record: Path | None) -> list[tuple[str, str]]:
