@@ -17,9 +17,10 @@ from rich.table import Table
 
 from flows import compare, data, gc, rows
 from flows import runs as listing
-from smollm3_ft import disk, gate, layers, locks, plan, report, resolve, runs
+from smollm3_ft import agreement, disk, gate, layers, locks, plan, report, reproduce, resolve, runs
 from smollm3_ft.config import Config
-from smollm3_ft.errors import ConfigError, FinetuneError, RunBusy, Stopped
+from smollm3_ft.errors import ConfigError, FinetuneError, Problem, RunBusy, Stopped
+from smollm3_ft.reproduce import Wanted
 from smollm3_ft.resolve import Resolved
 
 DONE, FAILED, USAGE, BLOCKED = 0, 1, 2, 3
@@ -51,22 +52,38 @@ def _finetune(
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Go on although code, lock or a source changed.")
     ] = False,
+    again: Annotated[
+        str | None,
+        typer.Option("--from", metavar="RUN or CARD", help="Train a run, or a card's model, again, and compare."),
+    ] = None,
     debug: Debug = False,  # noqa: ARG001  # read by guarded
 ) -> None:
     """Fine-tune SmolLM3: from a configuration to a verified model and a report."""
-    resolved = load(words or [])
+    wanted = _wanted(again, words or []) if again is not None else None
+    resolved = resolve.resolve({}, os.environ, wanted.values) if wanted else load(words or [])
     if show_plan:
-        _show_plan(resolved)
+        _show_plan(resolved, wanted.origin.revisions if wanted else None)
         return
-    config = _named(resolved.config)
+    config = _named(resolved.config, wanted)
     runs_dir = Path(config.runs_dir)
     assert config.name is not None
-    _check_first(config, accept_changes, fresh)
+    _check_first(config, wanted, accept_changes, fresh)
     if fresh:
         aside = runs.set_aside(runs_dir, config.name)
         if aside:
             console.print(f"The old run is in {aside}")
+    if wanted is not None:
+        with locks.hold(runs_dir, config.name):
+            runs.begin(config, wanted.origin)
     raise typer.Exit(_run(config))
+
+
+def _wanted(again: str, words: list[str]) -> Wanted:
+    """What is trained again; the words of the command may only change keys of it."""
+    given, file = layers.of_command(words)
+    if file or "recipe" in given:
+        raise ConfigError(Problem("--from", "names the configuration already", "give only key=value beside it"))
+    return reproduce.find(again, Path(given.get("runs_dir", "runs")).expanduser().absolute(), given)
 
 
 def load(words: list[str]) -> Resolved:
@@ -75,16 +92,19 @@ def load(words: list[str]) -> Resolved:
     return resolve.resolve(given, os.environ, file)
 
 
-def _named(config: Config) -> Config:
+def _named(config: Config, wanted: Wanted | None) -> Config:
     """The name given, or that of the run to go on with, or a new one."""
     if config.name is not None:
         return config
     runs_dir = Path(config.runs_dir)
-    name = runs.to_go_on_with(config) or runs.new_name(runs_dir, datetime.datetime.now())
+    if wanted is not None:
+        name = runs.to_go_on_with(config, wanted.origin) or reproduce.new_name(runs_dir, wanted.name)
+    else:
+        name = runs.to_go_on_with(config) or runs.new_name(runs_dir, datetime.datetime.now())
     return config.model_copy(update={"name": name})
 
 
-def _check_first(config: Config, accept_changes: bool, fresh: bool) -> None:
+def _check_first(config: Config, wanted: Wanted | None, accept_changes: bool, fresh: bool) -> None:
     """What is wrong is said before a server is started: exit code 2, or 1 where the run is busy."""
     from smollm3_ft import models, sources
 
@@ -96,7 +116,7 @@ def _check_first(config: Config, accept_changes: bool, fresh: bool) -> None:
         raise RunBusy(f"{config.name} is being worked on by {locks.owner(runs_dir, config.name)}", "give another name")
     if (folder / runs.RECORD).is_file() and not fresh:
         run = runs.read(folder)
-        runs.check_same(run, config)
+        runs.check_same(run, config, wanted and wanted.origin)
         if runs.status(folder) in runs.FINISHED:
             return
         if accept_changes:
@@ -150,6 +170,11 @@ def _summary(folder: Path, written: dict[str, Any]) -> None:
             values = [evaluation[side][name]["value"] for side in ("base", "tuned", "difference")]
             table.add_row(name.replace("_", " "), *(f"{value:.3f}" for value in values))
         console.print(table)
+    agreed = written.get("reproduced")
+    if agreed:
+        console.print(f"{escape(agreed['from'])}, trained again:")
+        for line in agreement.words(agreed):
+            console.print(f"  {escape(line)}", soft_wrap=True)
     colour = "green" if written["status"] == "completed" else "yellow"
     console.print(f"[{colour}]{written['status']}[/]  {folder / 'report.html'}")
     why = gate.blocked(folder)
@@ -185,8 +210,8 @@ def _stopped(folder: Path, code: int) -> int:
     return code
 
 
-def _show_plan(resolved: Resolved) -> None:
-    made = plan.make(resolved.config)
+def _show_plan(resolved: Resolved, revisions: dict[str, str] | None = None) -> None:
+    made = plan.make(resolved.config, revisions)
     table = Table(box=None, show_header=False, padding=(0, 2))
     for name, value in plan.facts(made, resolved.from_environment):
         table.add_row(f"[dim]{name}[/]", escape(value))

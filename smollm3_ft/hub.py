@@ -67,9 +67,23 @@ def fetch_dataset_files(key: str, name: str, patterns: list[str]) -> Path:
         return Path(snapshot_download(name, repo_type="dataset", allow_patterns=patterns))
 
 
-def dataset_commit(name: str) -> str:
+def fetch_card(name: str) -> str:
+    """The text of a model's card, as it is now."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    try:
+        with _named("--from", name), disable_progress_bars():
+            return Path(hf_hub_download(name, "README.md")).read_text(encoding="utf-8")
+    except EntryNotFoundError:
+        raise ConfigError(Problem("--from", f"{name} has no card", "name a run, a card, or another model")) from None
+
+
+def dataset_commit(name: str, revision: str | None = None) -> str:
+    """The commit that a dataset's revision is; without one, that of `main` now."""
     with _named("data.source", name):
-        commit = hubclient.api().dataset_info(name).sha
+        commit = hubclient.api().dataset_info(name, revision=revision).sha
     assert commit is not None
     return commit
 

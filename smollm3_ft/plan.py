@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -54,15 +55,18 @@ class Plan(BaseModel):
     estimate: Estimate
 
 
-def make(config: Config) -> Plan:
-    """Pin and check. Raises ConfigError with what to do; trouble on the network passes through, to be tried again."""
+def make(config: Config, revisions: Mapping[str, str] | None = None) -> Plan:
+    """Pin and check; datasets to their commits in `revisions`, or else to those of now.
+
+    Raises ConfigError with what to do; trouble on the network passes through, to be tried again.
+    """
     from smollm3_ft import gate  # it reads runs, whose records hold plans
 
     runs_dir = Path(config.runs_dir)
     check_writable(runs_dir)
     if pool_of(config) is None:
         adapters.check(config)
-    pinned_sources = sources.locate(config.data, runs_dir)
+    pinned_sources = sources.locate(config.data, runs_dir, revisions)
     model = models.pin(config.model, runs_dir)
     if config.data.max_length > model.context:
         what = f"{config.data.max_length} tokens are more than {model.name} reads ({model.context})"

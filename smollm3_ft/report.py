@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from smollm3_ft import files, fit, journal, pages, publishing, runs
+from smollm3_ft import agreement, files, fit, journal, pages, publishing, runs
 from smollm3_ft.config import tracker_of
 from smollm3_ft.errors import ConfigError
 from smollm3_ft.fit import TrainingPlan
@@ -83,6 +83,7 @@ def collect(run: Run, status: Status, steps: list[Step], failure: Failure | None
         },
         "published": _published(run, status),
         "actual": _actual(plan, trained, steps) if plan else {},
+        "reproduced": agreement.found(run),
         "accepted_changes": [change.get("what", "") for change in run.accepted],
         "alerts": _alerts(folder) + [{"step": None, "what": what} for what in evaluation.get("warnings", [])],
         "monitoring": delivery.standings(run),
@@ -171,6 +172,7 @@ def render(template: str, run: Run, report: dict[str, Any]) -> str:
             duration=pages.duration,
             gib=files.gib,
             link=pages.link,
+            agreed=agreement.words(report["reproduced"]) if report.get("reproduced") else [],
         )
     )
 

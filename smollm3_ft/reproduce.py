@@ -1,28 +1,35 @@
 """Training the same again: what a run tells others of itself, read back, and the two set beside each other.
 
-`block` is what a model card shows of a run: its configuration with every `auto` settled and every revision pinned,
-without what says only where it lies, who watches it and where it goes; and the digests that are to come out again. Of a
-value that only its own machine has, others get a name or a digest behind `local:`.
+`block` is what a model card shows of a run, and `find` reads: its configuration with every `auto` settled and every
+revision pinned, without what says only where it lies, who watches it and where it goes; and the digests that are to
+come out again. Of a value that only its own machine has, others get a name or a digest behind `local:`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
-from smollm3_ft import files, fit, runs, sources
+from smollm3_ft import files, fit, hub, models, runs, sources
 from smollm3_ft.config import Config
+from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.fit import TrainingPlan
-from smollm3_ft.layers import defaults, merged, recipe
+from smollm3_ft.layers import built_recipes, defaults, flatten, merged, recipe
 from smollm3_ft.probes import GENERAL
+from smollm3_ft.runs import Origin
 from smollm3_ft.sources import SourcePlan
 
 COMMAND = "python -m flows.finetune --from"
 CARD = "README.md"
+BLOCK = re.compile(rf"^```yaml\n# {re.escape(COMMAND)}[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LOCAL = "local:"  # before what stands for a value that only its own machine has
+NOT_TAKEN = ("name", "runs_dir", "publish")  # of a run: a second one is published where its own command says
 SECTIONS = ("recipe", "seed", "model", "data", "train", "evaluate", "compute")
 # What others may have settled otherwise, and what bears on the result.
 SETTLED = (
@@ -57,13 +64,7 @@ def public(plan: TrainingPlan) -> dict[str, Any]:
         data["source"] = [{**source, "source": _named(plan)} for source, plan in named]
     if data["system_prompt"] != "none" and not plan.config.publish.samples:
         data["system_prompt"] = LOCAL + hashlib.sha256(data["system_prompt"].encode()).hexdigest()[:12]
-    evaluate.pop("prompts")
-    if evaluate["general"] not in ("none", GENERAL):
-        evaluate.pop("general")
-    if isinstance(evaluate["gate"], dict):
-        evaluate["gate"].pop("not_worse_than", None)
-    if isinstance(evaluate["harness"], list):
-        evaluate["harness"] = [task for task in evaluate["harness"] if not Path(task).is_absolute()] or "none"
+    values["evaluate"] = _without_places(evaluate)
     values["compute"].pop("pool")
     return _without_usual({section: values[section] for section in SECTIONS})
 
@@ -128,3 +129,130 @@ def _named(source: SourcePlan) -> str:
 
 def _local(place: str) -> str:
     return LOCAL + Path(place).name
+
+
+class Wanted(NamedTuple):
+    """What `--from` asks for: the configuration's values, what they are from, and what new runs are called after."""
+
+    values: dict[str, Any]
+    origin: Origin
+    name: str
+
+
+def find(place: str, runs_dir: Path, given: Mapping[str, Any]) -> Wanted:
+    """The run or the card that `place` names: a run's name or folder, a card or its folder, or a model on the Hub.
+
+    `given` are values that the command says itself; they come before what is found. Raises ConfigError where there is
+    nothing to train again, or where a card leaves something to be given.
+    """
+    folder = runs.find(place, runs_dir)
+    if (folder / runs.RECORD).is_file():
+        found = _of_run(folder)
+    else:
+        path = Path(place) / CARD if Path(place).is_dir() else Path(place)
+        if path.is_file():
+            path = path.absolute()
+            found = _of_card(path.read_text(encoding="utf-8"), str(path), path.parent.name, given)
+        elif models.is_on_hub(place) and "/" in place:
+            found = _of_card(hub.fetch_card(place), place, place.rpartition("/")[2], given)
+        else:
+            what = f"there is no run, card or model {place}"
+            raise ConfigError(Problem("--from", what, "`smollm3-ft runs` lists the runs"))
+    return found._replace(values=merged(found.values, given))
+
+
+def _of_run(folder: Path) -> Wanted:
+    run = runs.read(folder)
+    if not (folder / fit.TRAINED).is_file():
+        what = f"run {run.name} is not trained, so there is nothing to compare with"
+        raise ConfigError(Problem("--from", what, "go on with it first, or name another"))
+    plan = fit.read(folder / "plan.json")
+    values = {key: value for key, value in _settled(plan).items() if key not in NOT_TAKEN}
+    commits = {source.source: source.revision for source in _pinned(plan) if source.revision is not None}
+    told = {"values": public(plan), "expected": facts(plan)}
+    return Wanted(values, Origin(name=run.name, place=str(folder), revisions=commits, **told), run.name)
+
+
+def _of_card(text: str, place: str, name: str, given: Mapping[str, Any]) -> Wanted:
+    """Of a card neither a path is taken, nor where something goes, nor leave to run code."""
+    told = read(text, place)
+    expected = told.pop("expected")
+    asked = dict(flatten(given))
+    missing = [problem for problem in _missing(told) if problem.where not in asked]
+    if missing:
+        raise ConfigError(*missing)
+    pinned = expected["data"].get("sources", {})
+    commits = {source: str(commit) for source, commit in pinned.items() if _is_public(source) and "/" in source}
+    origin = Origin(name=f"the card of {name}", place=place, revisions=commits, values=told, expected=expected)
+    return Wanted(told, origin, re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".")[:80] or "card")
+
+
+def read(text: str, place: str) -> dict[str, Any]:
+    """What the block in a card says: the configuration's sections, and `expected`.
+
+    Raises ConfigError where there is none, or where it is damaged.
+    """
+    found = BLOCK.search(text)
+    if found is None:
+        what = f"{place} does not say what its model was trained from"
+        raise ConfigError(Problem("--from", what, "name a card that smollm3-ft wrote"))
+    try:
+        told = yaml.safe_load(found[1])
+        expected = {group: dict(told["expected"][group]) for group in ("data", "plan", "result", "machine")}
+        recipe_named = {name: name for name in built_recipes()}[told["recipe"]]
+        known: dict[str, Any] = {"recipe": recipe_named, "seed": told["seed"]}
+        known |= {section: dict(told[section]) for section in SECTIONS[2:]}
+    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        what = f"what {place} says of its training is damaged, or of another version"
+        raise ConfigError(Problem("--from", what, "name another card, or the run itself")) from None
+    known["model"].pop("trust_remote_code", None)
+    known["compute"].pop("pool", None)
+    known["evaluate"] = _without_places(known["evaluate"])
+    return {**known, "expected": expected}
+
+
+def _without_places(evaluate: Mapping[str, Any]) -> dict[str, Any]:
+    """How a model is judged, without files and without other runs."""
+    kept = {key: evaluate[key] for key in ("samples", "gate", "harness") if key in evaluate}
+    if evaluate.get("general") in ("none", GENERAL):
+        kept["general"] = evaluate["general"]
+    if isinstance(kept.get("gate"), dict):
+        kept["gate"] = {key: value for key, value in kept["gate"].items() if key != "not_worse_than"}
+    if isinstance(kept.get("harness"), list):
+        kept["harness"] = [task for task in kept["harness"] if not _is_file(task)] or "none"
+    return kept
+
+
+def _is_file(task: Any) -> bool:
+    """Whether a task of the harness is a file, and not one that lm-eval knows by its name."""
+    return not isinstance(task, str) or "/" in task or Path(task).suffix in (".yaml", ".yml")
+
+
+def _missing(told: Mapping[str, Any]) -> Iterator[Problem]:
+    """What only the machine has on which a card's model was trained."""
+    model, data = str(told["model"].get("name")), told["data"]
+    if model != models.TINY and not (_is_public(model) and models.is_on_hub(model)):
+        yield _to_give("model.name", model, "FOLDER")
+    listed = data.get("source")
+    for one in listed if isinstance(listed, list) else [listed]:
+        place = str(one.get("source") if isinstance(one, dict) else one)
+        if not (_is_public(place) and (place in sources.BUILTIN or sources.is_on_hub(place))):
+            yield _to_give("data.source", place, "FILE")
+    if str(data.get("system_prompt", "")).startswith(LOCAL):
+        yield Problem("data.system_prompt", "is not in the card", "give data.system_prompt=TEXT")
+
+
+def _is_public(place: str) -> bool:
+    return not place.startswith(LOCAL)
+
+
+def _to_give(key: str, place: str, what: str) -> Problem:
+    return Problem(
+        key, f"is {place.removeprefix(LOCAL)} in the card, which only its own machine has", f"give {key}={what}"
+    )
+
+
+def new_name(runs_dir: Path, name: str) -> str:
+    """NAME-again, with a number behind it where that is taken."""
+    tried = itertools.chain([f"{name}-again"], (f"{name}-again-{number}" for number in itertools.count(2)))
+    return next(one for one in tried if not (runs_dir / one).exists())

@@ -24,6 +24,20 @@ HOW_A_STEP_IS_MADE = ("train.batch_size", "train.gradient_accumulation_steps", "
 FINISHED = ("completed", "blocked")
 
 
+class Origin(BaseModel):
+    """What a run trains again: its name, its `place` (a run's folder, a card's path, a Hub id), what it was told, and
+    what is to come out again."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    place: str
+    # The commits of datasets on the Hub.
+    revisions: dict[str, str]
+    values: dict[str, Any]
+    expected: dict[str, dict[str, Any]]
+
+
 class Run(BaseModel):
     """A run: where it lies, who it is, and what it began with. `accepted` holds later changes that were agreed to."""
 
@@ -40,17 +54,18 @@ class Run(BaseModel):
     # The early plan, once it is made: a run that goes on keeps its pinned revisions.
     plan: Plan | None = None
     accepted: list[dict[str, str]] = []
+    reproduces: Origin | None = None
 
     @property
     def path(self) -> Path:
         return Path(self.folder)
 
 
-def begin(config: Config) -> Run:
-    """The run that `config.name` names: begun now, or gone on with.
+def begin(config: Config, origin: Origin | None = None) -> Run:
+    """The run that `config.name` names: begun now, to train `origin` again if it is given, or gone on with.
 
-    Raises ConfigError where the name is taken by another configuration, where the folder holds something else, or where
-    an unfinished run's code or packages changed.
+    Raises ConfigError where the name is taken by another configuration or origin, where the folder holds something
+    else, or where an unfinished run's code or packages changed.
     """
     assert config.name is not None
     folder = Path(config.runs_dir) / config.name
@@ -66,10 +81,11 @@ def begin(config: Config) -> Run:
             config=config,
             code=identity.code(),
             lock=identity.lock(),
+            reproduces=origin,
         )
         return save(run)
     run = read(folder)
-    check_same(run, config)
+    check_same(run, config, origin)
     if status(folder) not in FINISHED:
         if run.folder != str(folder):
             what = f"run {run.name} was begun in {run.folder}, and its plan names that place"
@@ -108,8 +124,11 @@ def find(run: str, runs_dir: Path) -> Path:
     )
 
 
-def check_same(run: Run, config: Config) -> None:
-    """Raise ConfigError with each key in which the run of that name differs from `config`."""
+def check_same(run: Run, config: Config, origin: Origin | None = None) -> None:
+    """Raise ConfigError with each key in which the run of that name differs from `config`, or if its origin does."""
+    if not _is_from(run, origin):
+        what = f"run {run.name} is there, and does not train {origin and origin.name} again"
+        raise ConfigError(Problem("name", what, "give another name"))
     finished = status(run.path) in FINISHED
     before, now = compared(run.config, finished), compared(config, finished)
     different = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
@@ -118,6 +137,11 @@ def check_same(run: Run, config: Config) -> None:
         raise ConfigError(
             *(Problem(key, f"is {now.get(key)}, but run {run.name} has {before.get(key)}", remedy) for key in different)
         )
+
+
+def _is_from(run: Run, origin: Origin | None) -> bool:
+    """Whether a run trains `origin` again; any does where none is given."""
+    return origin is None or (run.reproduces is not None and run.reproduces.place == origin.place)
 
 
 def compared(config: Config, finished: bool = False) -> dict[str, Any]:
@@ -225,11 +249,11 @@ def _readable(folder: Path) -> Run | None:
         return None  # damaged, or of another version: it is named when it is asked for by its name
 
 
-def to_go_on_with(config: Config) -> str | None:
-    """The newest failed or interrupted run of the same configuration that nobody works on."""
+def to_go_on_with(config: Config, origin: Origin | None = None) -> str | None:
+    """The newest failed or interrupted run of the same configuration, and of `origin`, that nobody works on."""
     runs_dir = Path(config.runs_dir)
     for run in listed(runs_dir):
-        same = compared(run.config) == compared(config)
+        same = compared(run.config) == compared(config) and _is_from(run, origin)
         if same and status(run.path) not in FINISHED and not locks.is_held_by_the_living(runs_dir, run.name):
             return run.name
     return None

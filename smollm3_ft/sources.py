@@ -7,7 +7,7 @@ import glob
 import re
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -53,17 +53,20 @@ class SourcePlan(BaseModel):
     content: str | None = None
 
 
-def locate(data: Data, runs_dir: Path | None = None) -> tuple[SourcePlan, ...]:
+def locate(
+    data: Data, runs_dir: Path | None = None, revisions: Mapping[str, str] | None = None
+) -> tuple[SourcePlan, ...]:
     """Find and pin every source. Raises ConfigError for one that is not there or cannot be read.
 
-    With `runs_dir`, a file that is as it was when it was last looked at is not read again.
+    With `runs_dir`, a file that is as it was when it was last looked at is not read again. A dataset of the Hub is
+    pinned to its commit in `revisions`, or else to the one it has now.
     """
     listed = data.source if isinstance(data.source, tuple) else (_single(data),)
     names: Names = {"train": ("train",)}
     for split, given in (("validation", data.validation), ("test", data.test)):
         names[split] = (given,) if isinstance(given, str) else ALIASES[split] if given is not None else ()
     record = runs_dir / DIGESTS if runs_dir else None
-    return tuple(_locate(source, names, record) for source in listed)
+    return tuple(_locate(source, names, record, revisions or {}) for source in listed)
 
 
 def fetch(source: SourcePlan) -> SourcePlan:
@@ -108,7 +111,7 @@ def _single(data: Data) -> Source:
     return Source(source=data.source, config=data.config, split=data.split, format=data.format, columns=data.columns)
 
 
-def _locate(source: Source, names: Names, record: Path | None) -> SourcePlan:
+def _locate(source: Source, names: Names, record: Path | None, revisions: Mapping[str, str]) -> SourcePlan:
     if source.source in BUILTIN:
         folder = BUILTIN[source.source]
         return _locate_files(source, sorted(folder.glob("*.jsonl")), names, folder, record)
@@ -133,7 +136,7 @@ def _locate(source: Source, names: Names, record: Path | None) -> SourcePlan:
     if not is_on_hub(source.source):
         remedy = "give a file, a folder, a glob, a Hub dataset, or builtin:demo"
         raise ConfigError(Problem("data.source", f"there is no {source.source}", remedy))
-    return _locate_hub(source, names)
+    return _locate_hub(source, names, revisions.get(source.source))
 
 
 def _is_readable(path: Path) -> bool:
@@ -241,8 +244,8 @@ def _is_named(path: Path, name: str, root: Path) -> bool:
     return (path.parent != root and path.parent.name == name) or (stem.startswith(name) and not rest[:1].isalnum())
 
 
-def _locate_hub(source: Source, names: Names) -> SourcePlan:
-    commit = hub.dataset_commit(source.source)
+def _locate_hub(source: Source, names: Names, revision: str | None) -> SourcePlan:
+    commit = hub.dataset_commit(source.source, revision)
     config, available = hub.dataset_splits(source.source, source.config, commit)
     train = source.split or "train"
     if train not in available:

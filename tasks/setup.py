@@ -90,7 +90,7 @@ def authenticate(run: Run) -> str:
 @task(**options("plan", timeout=600))
 def make_plan(run: Run, kept: Plan | None) -> Plan:
     """Pin every revision, check what can be checked, estimate."""
-    made = kept or plan.make(run.config)
+    made = kept or plan.make(run.config, run.reproduces.revisions if run.reproduces else None)
     runs.save(run.model_copy(update={"plan": made}))
     create_markdown_artifact(plan.markdown(made, {}), key="plan", description=f"Plan of {run.name}")
     return made

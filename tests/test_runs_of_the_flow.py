@@ -187,6 +187,22 @@ def test_an_interrupted_command_says_how_to_go_on(house: House, told: signal.Sig
     assert not training.is_running()
 
 
+def test_a_run_is_trained_again_bit_for_bit(house: House, undisturbed: bytes) -> None:
+    """From a finished one, under a new name, with its own training; killed, the same command goes on with it."""
+    words = ("--from", "undisturbed", "publish.target=none")
+    with house.start(*words) as process:
+        until(process, "step 5: checkpoint")
+        process.kill()
+    code, output = house.run(*words)
+    assert code == 0, output
+    assert "result: the same, bit for bit" in output
+    report = report_of(house, "undisturbed-again")
+    agreed = {"from": "undisturbed", "data": True, "plan": True, "result": True, "differences": {}}
+    assert (report["reproduced"], report["train"]["resumed_from"] >= 5) == (agreed, True)
+    assert (house.runs_dir / "undisturbed-again" / "model" / "model.safetensors").read_bytes() == undisturbed
+    assert not (house.runs_dir / "undisturbed-again-2").exists()
+
+
 def test_a_tracker_that_is_away_keeps_no_run_from_its_end(house: House) -> None:
     """The run is completed; its step says what is wrong, the report what waits, and the journal has it."""
     away = Server(house.runs_dir.parent / "nowhere")
