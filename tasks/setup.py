@@ -16,8 +16,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
-from smollm3_ft import devices, files, hubclient, identity, locks, plan, pruning, resolve, runs
-from smollm3_ft.config import Config, tracker_of
+from smollm3_ft import devices, doctor, files, hubclient, locks, plan, pruning, resolve, runs
+from smollm3_ft.config import Config, pool_of, tracker_of
 from smollm3_ft.errors import ConfigError, HubUnreachable, Problem
 from smollm3_ft.plan import Plan
 from smollm3_ft.runs import Run
@@ -49,16 +49,16 @@ def resolve_configuration(config: Config) -> Run:
 
 @task(**options("check environment", timeout=120, retries=0))
 def check_environment(run: Run) -> str:
-    """Packages against the lock, the device, memory and disk."""
+    """What doctor says of this machine: Python, packages, torch and its driver, memory, kernels, disk."""
     remote.check(run.config)
-    departures = identity.departures()
+    found = {name: look() for name, look in doctor.of_this_machine(run.path.parent).items()}
+    if pool_of(run.config) is not None:
+        del found["torch"]  # another machine's trains
+    faults = [Problem(name, one.detail, one.remedy) for name, one in found.items() if one.status == "fault"]
+    if faults:
+        raise ConfigError(*faults)
     device = devices.detect()
-    room = devices.free_disk(run.path)
-    if room < 2**28:
-        what = f"only {files.gib(room)} are free in {run.path.parent}"
-        raise ConfigError(Problem("runs_dir", what, "make room, or name another folder"))
-    packages = f"; not as locked: {', '.join(departures)}" if departures else "; packages as locked"
-    return done(f"{device.name}, {files.gib(room)} of disk free{packages}", device.name)
+    return done(f"{device.name}; {found['disk'].detail}; packages: {found['packages'].detail}", device.name)
 
 
 @task(**options("authenticate", timeout=120))
