@@ -53,8 +53,8 @@ def main(words: list[str]) -> None:
         compared = comparison.compare(before, after, config.evaluate.samples, seed, beta, origins)
         verdict = gate.judge(config.evaluate.gate, compared, after, None, seed, beta)
         files.write_json(run.path / "evaluation.json", {**compared, "gate": verdict})
-        record = publishing.publish_local(training)
-        processes.run("smollm3_ft.publishing", path, str(tuned), on_line=print)
+        record = publishing.publish(run, training)
+        processes.run("smollm3_ft.publishing", path, str(tuned), str(run.path / "model"), on_line=print)
         publishing.verified(run, record)
         report.write(run, "completed", [])
 

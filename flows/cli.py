@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flows import compare, data, doctor_command, gc, rows
+from flows import compare, data, doctor_command, gc, publish_command, rows
 from flows import runs as listing
 from smollm3_ft import agreement, disk, gate, layers, locks, plan, report, reproduce, resolve, runs
 from smollm3_ft.config import Config
@@ -224,6 +224,7 @@ app.command("gc")(gc.command)
 app.command("runs")(listing.command)
 app.command("compare")(compare.command)
 app.command("doctor")(doctor_command.command)
+app.command("publish")(publish_command.command)
 
 
 @app.command("plan")

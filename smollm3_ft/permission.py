@@ -26,13 +26,25 @@ TOKENS = "https://huggingface.co/settings/tokens"
 KEY = "publish.repo"
 
 
+def account() -> dict[str, Any]:
+    """Whose token this is, as `whoami` tells it, once a process: the Hub takes few of these questions.
+
+    Raises ConfigError for a token that the Hub does not know.
+    """
+    from huggingface_hub import whoami
+
+    hubclient.limit_waiting()
+    with named("this token"):
+        return dict(whoami(cache=True))
+
+
 def repository(publish: Publish, name: str, patience: float) -> str:
     """The repository of the run `name`: `publish.repo`, its owner HF_USERNAME or who the token says that we are."""
     repo = publish.repo or name
     if "/" in repo:
         return repo
     owner = os.environ.get("HF_USERNAME", "").strip()
-    return f"{owner or hubclient.insist(lambda: _account(hubclient.api()), patience)['name']}/{repo}"
+    return f"{owner or hubclient.insist(account, patience)['name']}/{repo}"
 
 
 def claim(api: HfApi, repo: str, private: bool) -> ModelInfo | None:
@@ -47,7 +59,7 @@ def claim(api: HfApi, repo: str, private: bool) -> ModelInfo | None:
         try:
             found = api.model_info(repo, files_metadata=True)
         except RepositoryNotFoundError:
-            _check_may_create(_account(api), repo)
+            _check_may_create(account(), repo)
             return None
         _check_may_write(api, repo)
         if private and not found.private:
@@ -67,7 +79,7 @@ def check_may_write_or_create(api: HfApi, repo: str, kind: str, key: str) -> Non
         try:
             api.repo_info(repo, repo_type=kind)
         except RepositoryNotFoundError:
-            _check_may_create(_account(api), repo, key)
+            _check_may_create(account(), repo, key)
         else:
             _check_may_write(api, repo, kind, key)
 
@@ -111,12 +123,6 @@ def named(repo: str, key: str = KEY) -> Iterator[None]:
         raise
 
 
-def _account(api: HfApi) -> dict[str, Any]:
-    """Whose token this is, as `whoami` tells it."""
-    with named("this token"):
-        return dict(api.whoami())
-
-
 def _check_may_write(api: HfApi, repo: str, kind: str = "model", key: str = KEY) -> None:
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -125,21 +131,21 @@ def _check_may_write(api: HfApi, repo: str, kind: str = "model", key: str = KEY)
     except HfHubHTTPError as error:
         if not hubclient.is_forbidden(error):
             raise
-        account = _account(api)  # says which kind of token it is
-        _check_may_create(account, repo, key)
-        remedy = f"ask its owner for the right to, or name a repository of {account['name']}"
-        raise ConfigError(Problem(key, f"{account['name']} may not write to {repo}", remedy)) from None
+        told = account()  # and which kind of token it is
+        _check_may_create(told, repo, key)
+        remedy = f"ask its owner for the right to, or name a repository of {told['name']}"
+        raise ConfigError(Problem(key, f"{told['name']} may not write to {repo}", remedy)) from None
 
 
-def _check_may_create(account: dict[str, Any], repo: str, key: str = KEY) -> None:
+def _check_may_create(told: dict[str, Any], repo: str, key: str = KEY) -> None:
     """Raise ConfigError where a token, by its role and scopes, cannot make or write a repository of that name."""
-    owner, user = repo.partition("/")[0], account["name"]
-    token = account.get("auth", {}).get("accessToken", {})
+    owner, user = repo.partition("/")[0], told["name"]
+    token = told.get("auth", {}).get("accessToken", {})
     role = token.get("role")
     if role == "read":
         remedy = f"make one that writes at {TOKENS}, and set HF_TOKEN"
         raise ConfigError(Problem("HF_TOKEN", f"this token of {user} may only read", remedy))
-    organisations = {one["name"]: one.get("roleInOrg") for one in account.get("orgs", ())}
+    organisations = {one["name"]: one.get("roleInOrg") for one in told.get("orgs", ())}
     if owner != user and owner not in organisations:
         remedy = f"name one of {', '.join([user, *organisations])} as the owner"
         raise ConfigError(Problem(key, f"{user} is not in {owner}, the owner of {repo}", remedy))

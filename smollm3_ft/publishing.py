@@ -1,7 +1,8 @@
-"""The model as others get it: its card, its files listed by hash, and the proof that it loads and answers the same.
+"""The model as others get it, in its folder or on the Hub: files listed by hash, and the proof that it answers alike.
 
-On another device than the training's, sums round otherwise and answers differ: there it has to load and answer at all,
-and the record says that the answers were not compared.
+What is on the Hub is fetched from there and asked fixed prompts beside the model on disk: the same tokens must come.
+The answers of the evaluation are compared too, but not on another device than the training's: there sums round
+otherwise, and the record says that they were not.
 """
 
 from __future__ import annotations
@@ -13,57 +14,130 @@ if __name__ == "__main__":
 
 import datetime
 import os
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from smollm3_ft import card, devices, files, fit, processes, runs
+from smollm3_ft import card, devices, disk, files, fit, hubpush, permission, processes, runs
+from smollm3_ft.config import Publish
 from smollm3_ft.errors import PublishError
 from smollm3_ft.fit import TrainingPlan
 
 PUBLISHED = "published.json"
-REPORTED = ("target", "repo", "commit", "verified", "answers_compared")  # of the record, in a report
+VERIFYING = ".verifying"  # in a run's folder, while what is on the Hub is compared
+REPORTED = ("target", "repo", "commit", "tag", "verified", "answers_compared", "despite_gate")  # in a report
+CONTENT = ("adapter", "quantize", "samples")  # keys of `publish` that say what is in the folder
+PROMPTS = ("What is the capital of France?", "Write one sentence about the sea.", "2 + 2 =", "Hello!")
+NEW_TOKENS = 32
 
 
-def publish_local(plan: TrainingPlan) -> dict[str, Any]:
-    """Complete the model's folder with its card, and record every file of it. Returns the record."""
-    folder = Path(plan.folder)
-    files.write(folder / "model" / card.FILE, card.render(plan))
-    listed = {path.name: files.sha256(path) for path in sorted((folder / "model").iterdir()) if path.is_file()}
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    record = {"target": "local", "repo": None, "commit": None, "verified": False, "time": now, "files": listed}
-    record["answers_compared"] = False
-    files.write_json(folder / PUBLISHED, record)
+def publish(run: runs.Run, plan: TrainingPlan, despite_gate: str | None = None) -> dict[str, Any]:
+    """Complete the model's folder, bring it to where `publish` of the run says, and record every file of it.
+
+    Returns the record. With a reason in `despite_gate` a model that the gate is against goes there too, and its card
+    and record say so. Raises what `hubpush.push` raises.
+    """
+    publish = run.config.publish
+    if publish.target == "hub":
+        publish = publish.model_copy(update={"repo": permission.repository(publish, run.name, hubpush.PATIENCE)})
+    config = plan.config.model_copy(update={"publish": publish, "monitor": run.config.monitor})
+    folder = _complete(plan.model_copy(update={"config": config}), despite_gate)
+    pushed: dict[str, Any] = {"repo": None, "commit": None, "tag": None, "files": hubpush.listed(folder)}
+    if publish.target == "hub":
+        message = f"{run.name}: {plan.config.train.method} of {Path(plan.model.name).name}"
+        pushed = hubpush.push(folder, str(publish.repo), publish.private, run.name, run.run_id, message)
+    record = {
+        "target": publish.target,
+        "verified": False,
+        "answers_compared": False,
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "folder": str(folder.relative_to(run.path)),
+        "publish": publish.model_dump(mode="json"),
+        "despite_gate": despite_gate,
+        **pushed,
+    }
+    files.write_json(run.path / PUBLISHED, record)
     return record
+
+
+def goes_to_the_hub(run: runs.Run) -> bool:
+    """Whether a run still has something to bring to the Hub: neither is it there, nor has a gate stopped it."""
+    record = files.read_json_if_there(run.path / PUBLISHED)
+    is_there = bool(record.get("verified")) and is_as_asked(record, run)
+    return run.config.publish.target == "hub" and not is_there and runs.status(run.path) != "blocked"
+
+
+def _complete(plan: TrainingPlan, despite_gate: str | None) -> Path:  # noqa: ARG001  # the card is to say it
+    folder = Path(plan.folder) / "model"
+    files.write(folder / card.FILE, card.render(plan))
+    return folder
 
 
 def altered(folder: Path, record: dict[str, Any]) -> list[str]:
     """Files of a run's model that are not as they were published, compared by hash."""
-    listed = {folder / "model" / name: digest for name, digest in record["files"].items()}
+    model = folder / record.get("folder", "model")
+    listed = {model / name: digest for name, digest in record["files"].items()}
     return [str(path) for path, digest in listed.items() if not path.is_file() or files.sha256(path) != digest]
 
 
-def published(folder: Path) -> dict[str, Any] | None:
-    """The record of what a run published, if every file of it is still there as it was."""
+def published(run: runs.Run) -> dict[str, Any] | None:
+    """The record of what a run published, if it is what `publish` asks for and every file is still there as it was."""
     try:
-        record = files.read_json(folder / PUBLISHED)
-        return record if not altered(folder, record) else None
+        record = files.read_json(run.path / PUBLISHED)
+        return record if is_as_asked(record, run) and not altered(run.path, record) else None
     except (OSError, ValueError, KeyError, AttributeError):
         return None  # nothing was, or the record is damaged: it is published again
 
 
+def is_as_asked(record: dict[str, Any], run: runs.Run) -> bool:
+    """Whether a record is of what `publish` asks for: the same content, there. What is on the Hub is here as well."""
+    asked, was = run.config.publish, record.get("publish", {})  # records of a former version say nothing of it
+    content = asked.model_dump(mode="json", include=set(CONTENT))
+    if any(was.get(key, value) != value for key, value in content.items()):
+        return False
+    return asked.target == "local" or (record["target"] == "hub" and _is_named(record["repo"], asked, run.name))
+
+
+def _is_named(repo: str, asked: Publish, name: str) -> bool:
+    wanted = asked.repo or name
+    return repo == wanted or ("/" not in wanted and repo.partition("/")[2] == wanted)
+
+
+@contextmanager
+def fetched(run: runs.Run, record: dict[str, Any]) -> Iterator[Path]:
+    """The published folder: on the Hub it is fetched from there and compared by hash, and removed afterwards."""
+    folder, into = run.path / record["folder"], run.path / VERIFYING
+    if record["target"] != "hub":
+        yield folder
+        return
+    shutil.rmtree(into, ignore_errors=True)  # of a process that was killed
+    disk.check_room(run.path, sum((folder / name).stat().st_size for name in record["files"]))
+    try:
+        yield hubpush.verify(record, into)
+    finally:
+        shutil.rmtree(into, ignore_errors=True)
+
+
 def main() -> None:
-    """The verifying process, `… PLAN.json SCORES_FOLDER`: load what was published and ask it again."""
+    """The verifying process, `… PLAN.json SCORES_FOLDER MODEL_FOLDER`: load what was published and ask it."""
     from smollm3_ft import evaluation, shards
 
     processes.end_with_parent()
-    plan = fit.read(Path(sys.argv[1]))
+    plan, there = fit.read(Path(sys.argv[1])), Path(sys.argv[3])
     folder = Path(plan.folder)
-    differing = altered(folder, files.read_json(folder / PUBLISHED))
+    record = files.read_json(folder / PUBLISHED)
+    differing = altered(folder, record)
     if differing:
         raise PublishError(f"{differing[0]} is not as it was published", "publish the run again")
     device = plan.device if devices.detect().kind == plan.device else "cpu"
-    model, tokenizer = evaluation.load(folder / "model", plan.config.model.dtype, device)
+    here = folder / record["folder"]
+    said = _says(*evaluation.load(here, plan.config.model.dtype, device)) if here != there else None
+    model, tokenizer = evaluation.load(there, plan.config.model.dtype, device)
+    if said is not None and _says(model, tokenizer) != said:
+        raise PublishError("the model on the Hub says something else than the one on disk", "publish the run again")
     rows = shards.read(Path(plan.prepared.folder) / "test.arrow").to_pylist()
     before = files.read_json(Path(sys.argv[2]) / "scores.json")["answers"]
     most = max(evaluation.GENERATED, plan.config.evaluate.samples)
@@ -71,9 +145,18 @@ def main() -> None:
     expected = {answer["row"]: answer["answer"] for answer in before}
     for answer in again if _is_on_its_device(plan) else ():
         if answer["answer"] != expected[answer["row"]]:
-            said, before_said = answer["answer"], expected[answer["row"]]
-            what = f"the published model answers {said!r} where the trained one said {before_said!r}"
+            said_now, said_before = answer["answer"], expected[answer["row"]]
+            what = f"the published model answers {said_now!r} where the trained one said {said_before!r}"
             raise PublishError(what, "publish the run again")
+
+
+def _says(model: Any, tokenizer: Any) -> list[list[int]]:
+    """The tokens with which a model answers the fixed prompts."""
+    from smollm3_ft import evaluation
+
+    turns = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
+    return evaluation.generate(model, tokenizer, ids, NEW_TOKENS)
 
 
 def verified(run: runs.Run, record: dict[str, Any]) -> dict[str, Any]:

@@ -14,35 +14,43 @@ from tasks.training import Evaluated, Trained
 
 
 @task(**options("publish", timeout=6 * 3600))
-def publish(run: Run, plan: TrainingPlan, kept: dict[str, Any] | None) -> dict[str, Any]:
-    """Put the model where `publish.target` says, unless the gate is against it."""
+def publish(run: Run, plan: TrainingPlan, despite_gate: str | None, kept: dict[str, Any] | None) -> dict[str, Any]:
+    """Put the model where `publish.target` says, unless the gate is against it and there is no reason to do it all the
+    same."""
     why = gate.blocked(run.path)
-    if why is not None:
+    if why is not None and not (despite_gate or (kept and kept.get("despite_gate"))):
         return blocked(why, {"target": "none"})
     if run.config.publish.target == "none":
         return done("nothing to do: publish.target is none", {"target": "none"})
-    return done(str(run.path / "model"), kept or publishing.publish_local(plan))
+    record = kept or publishing.publish(run, plan, despite_gate if why is not None else None)
+    place = f"{record['repo']} at {record['commit'][:12]}, tag {record['tag']}" if record["repo"] else None
+    return done(place or str(run.path / "model"), record)
 
 
 @task(**options("verify", timeout=6 * 3600))
 def verify(run: Run, record: dict[str, Any], tuned: Evaluated, kept: dict[str, Any] | None) -> dict[str, Any]:
     """Compare every published file by hash, load the model, and ask it again what it was asked before.
 
-    On another device than the training's its answers are not compared, and the record says so.
+    What is on the Hub is fetched from there. On another device than the training's its answers are not compared with
+    those of the evaluation, and the record says so.
     """
     if record["target"] == "none":
         return done("nothing to do: nothing was published", record)
     if kept is not None:
         return done("verified before", kept)
-    processes.run("smollm3_ft.publishing", str(run.path / "plan.json"), tuned.folder, on_line=log.info)
+    with publishing.fetched(run, record) as folder:
+        arguments = (str(run.path / "plan.json"), tuned.folder, str(folder))
+        processes.run("smollm3_ft.publishing", *arguments, on_line=log.info)
     found = publishing.verified(run, record)
     said = "it answers as trained" if found["answers_compared"] else "it answers; on another device, so not compared"
     return done(f"every file is as published; {said}", found)
 
 
-def publish_and_verify(run: Run, plan: TrainingPlan, trained: Trained, tuned: Evaluated) -> dict[str, Any]:
+def publish_and_verify(
+    run: Run, plan: TrainingPlan, trained: Trained, tuned: Evaluated, despite_gate: str | None = None
+) -> dict[str, Any]:
     """Publish what was trained, and believe it only when it was read back."""
-    kept = publishing.published(run.path)
+    kept = publishing.published(run)
     mark = files.digest([plan.run_id, trained.model, run.config.publish.model_dump()])
-    record = call(publish, run, plan, fingerprint=mark, kept=kept)
+    record = call(publish, run, plan, despite_gate, fingerprint=mark, kept=kept)
     return call(verify, run, record, tuned, fingerprint=mark, kept=kept if kept and kept["verified"] else None)

@@ -16,7 +16,20 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
-from smollm3_ft import devices, doctor, files, hubclient, locks, plan, pruning, resolve, runs
+from smollm3_ft import (
+    devices,
+    doctor,
+    files,
+    hubclient,
+    locks,
+    models,
+    permission,
+    plan,
+    pruning,
+    publishing,
+    resolve,
+    runs,
+)
 from smollm3_ft.config import Config, pool_of, tracker_of
 from smollm3_ft.errors import ConfigError, HubUnreachable, Problem
 from smollm3_ft.plan import Plan
@@ -61,30 +74,48 @@ def check_environment(run: Run) -> str:
     return done(f"{device.name}; {found['disk'].detail}; packages: {found['packages'].detail}", device.name)
 
 
-@task(**options("authenticate", timeout=120))
+@task(**options("authenticate", timeout=600))
 def authenticate(run: Run) -> str:
-    """Who the Hub says we are, where the run talks to it. One that only takes metrics, and is away, fails nothing."""
+    """Who the Hub says we are, and whether it lets us have the model and publish, where the run talks to it.
+
+    One that only takes metrics, and is away or against it, fails nothing.
+    """
     config = run.config
-    sources = config.data.source if isinstance(config.data.source, tuple) else ()
-    names = [config.model.name, *(source.source for source in sources)]
-    if isinstance(config.data.source, str):
-        names.append(config.data.source)
-    needed = not all(name.startswith("builtin:") or Path(name).exists() for name in names)
+    publishes = publishing.goes_to_the_hub(run)
+    needed = publishes or _reads_from_the_hub(config)
     if not needed and config.monitor.dataset is None and tracker_of(config) != "space":
         return done("nothing to do: no step of this run talks to the Hub", "none")
     from huggingface_hub import get_token
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError
 
     if get_token() is None:
+        if publishes:
+            remedy = "set HF_TOKEN, or log in with `hf auth login`, or use publish.target=local"
+            raise ConfigError(Problem("HF_TOKEN", "publish.target=hub needs a token that may write", remedy))
         return done("no token: public models and datasets only (set HF_TOKEN for others)", "none")
     try:
-        name = str(hubclient.insist(lambda: hubclient.api().whoami(), PATIENCE)["name"])
-    except (HubUnreachable, HfHubHTTPError, OfflineModeIsEnabled) as error:
+        name = str(hubclient.insist(permission.account, PATIENCE)["name"])
+    except (HubUnreachable, ConfigError, HfHubHTTPError) as error:
         if needed:
             raise
         log.warning("authenticate: %s", error)
         return done(f"not now: {hubclient.cause(error)}; training goes on, and what it logs waits", "none")
-    return done(f"the Hub knows us as {name}", name)
+    said = f"the Hub knows us as {name}"
+    if models.is_on_hub(config.model.name):
+        hubclient.insist(lambda: permission.check_model(hubclient.api(), config.model.name), PATIENCE)
+    if publishes:
+        repo = permission.repository(config.publish, run.name, PATIENCE)
+        found = hubclient.insist(lambda: permission.claim(hubclient.api(), repo, config.publish.private), PATIENCE)
+        said += f"; we may write to {repo}" if found else f"; we may make {repo}"
+    return done(said, name)
+
+
+def _reads_from_the_hub(config: Config) -> bool:
+    sources = config.data.source if isinstance(config.data.source, tuple) else ()
+    names = [config.model.name, *(source.source for source in sources)]
+    if isinstance(config.data.source, str):
+        names.append(config.data.source)
+    return not all(name.startswith("builtin:") or Path(name).exists() for name in names)
 
 
 @task(**options("plan", timeout=600))

@@ -26,7 +26,16 @@ from prefect.futures import PrefectFuture, wait
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from smollm3_ft.errors import ConfigError, DataError, ProcessDied, RunBusy, Stopped, TrainingError, Undelivered
+from smollm3_ft.errors import (
+    ConfigError,
+    DataError,
+    ProcessDied,
+    PublishError,
+    RunBusy,
+    Stopped,
+    TrainingError,
+    Undelivered,
+)
 from smollm3_ft.report import Step
 
 Result = TypeVar("Result")
@@ -35,7 +44,7 @@ logging.getLogger("smollm3_ft").setLevel(logging.INFO)  # Prefect takes it to a 
 HERE: ContextVar[list[Step]] = ContextVar("steps")
 ANEW: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}  # of a step that a retry does again
 UNREACHABLE = (httpx.TransportError, PrefectHTTPStatusError)  # how a Prefect server fails that is away
-NEVER_HELPS = (ConfigError, DataError, RunBusy, Stopped, Undelivered)  # delivery.py tries by itself
+NEVER_HELPS = (ConfigError, DataError, PublishError, RunBusy, Stopped, Undelivered)  # delivery.py tries by itself
 
 
 def options(name: str, timeout: int | None, retries: int = 2, delays: tuple[float, ...] = (2, 10)) -> dict[str, Any]:
