@@ -13,10 +13,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 COLOURS = ("#4c72d9", "#c8731f", "#2a9a6a", "#b8479b", "#8a7d1f", "#7a5fd0")  # readable on light and dark
 
 
-def templates(escaped: bool = True) -> jinja2.Environment:
-    """The project's templates; text is escaped but for markdown."""
+def templates(escaped: bool = True, before: Path = TEMPLATES) -> jinja2.Environment:
+    """The project's templates, but for those of the same name in `before`; text is escaped but for markdown."""
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
+        loader=jinja2.FileSystemLoader([before, TEMPLATES]),
         autoescape=escaped,  # noqa: S701  # off for markdown alone
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -89,7 +89,7 @@ def curves(
         value = low + (high - low) * tick / 4
         _, y = place(first, value)
         drawn.append(f'<line x1="{left}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#8884"/>')
-        drawn.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{_tick(value, high)}</text>')
+        drawn.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{label(value, high)}</text>')
     for index, (name, curve) in enumerate(named.items()):
         colour = COLOURS[index % len(COLOURS)]
         path = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in curve)
@@ -103,7 +103,7 @@ def curves(
     return Markup(svg)  # noqa: S704  # numbers, and names of ours
 
 
-def _tick(value: float, high: float) -> str:
+def label(value: float, high: float) -> str:
     """A number beside an axis that goes up to `high`."""
     if high >= 1000:
         return f"{value:,.0f}"

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from smollm3_ft import card, devices, disk, files, fit, hubpush, permission, processes, runs
+from smollm3_ft import devices, disk, files, fit, hubpush, modelfolder, permission, processes, runs
 from smollm3_ft.config import Publish
 from smollm3_ft.errors import PublishError
 from smollm3_ft.fit import TrainingPlan
@@ -44,11 +44,12 @@ def publish(run: runs.Run, plan: TrainingPlan, despite_gate: str | None = None) 
     if publish.target == "hub":
         publish = publish.model_copy(update={"repo": permission.repository(publish, run.name, hubpush.PATIENCE)})
     config = plan.config.model_copy(update={"publish": publish, "monitor": run.config.monitor})
-    folder = _complete(plan.model_copy(update={"config": config}), despite_gate)
+    repo = publish.repo if publish.target == "hub" else None
+    folder = modelfolder.complete(plan.model_copy(update={"config": config}), repo, despite_gate)
     pushed: dict[str, Any] = {"repo": None, "commit": None, "tag": None, "files": hubpush.listed(folder)}
     if publish.target == "hub":
         message = f"{run.name}: {plan.config.train.method} of {Path(plan.model.name).name}"
-        pushed = hubpush.push(folder, str(publish.repo), publish.private, run.name, run.run_id, message)
+        pushed = hubpush.push(folder, str(repo), publish.private, run.name, run.run_id, message)
     record = {
         "target": publish.target,
         "verified": False,
@@ -68,12 +69,6 @@ def goes_to_the_hub(run: runs.Run) -> bool:
     record = files.read_json_if_there(run.path / PUBLISHED)
     is_there = bool(record.get("verified")) and is_as_asked(record, run)
     return run.config.publish.target == "hub" and not is_there and runs.status(run.path) != "blocked"
-
-
-def _complete(plan: TrainingPlan, despite_gate: str | None) -> Path:  # noqa: ARG001  # the card is to say it
-    folder = Path(plan.folder) / "model"
-    files.write(folder / card.FILE, card.render(plan))
-    return folder
 
 
 def altered(folder: Path, record: dict[str, Any]) -> list[str]:

@@ -81,7 +81,6 @@ def test_plan_says_which_keys_came_from_the_environment(finetune: Command, runs_
         (["model.name=./nothing"], "there is no ./nothing"),
         (["name=../x"], "name: may hold letters"),
         (["dmo"], "did you mean demo?"),
-        (["demo", "publish.target=hub"], "hub is not built yet"),
         (["demo", "train.method=dpo", "train.loss=apo_zer"], "(nearest: apo_zero), not 'apo_zer'"),
         (["runs_dir=/dev/null/runs"], "cannot be written to"),
         (["missing.yaml"], "missing.yaml: cannot be read"),

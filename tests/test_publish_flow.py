@@ -14,7 +14,7 @@ def test_a_run_that_is_not_trained_is_not_published(make_plan: MakePlan, tmp_pat
     """One line: what it lacks, and the command that goes on with it."""
     run = runs.read(Path(make_plan(tmp_path / "runs", "begun", facts(60)).folder))
     with pytest.raises(ConfigError, match=r"begun is not trained.*go on with it first: .*flows\.finetune"):
-        publish._made(run)
+        publish._made(run, None)
 
 
 @pytest.mark.parametrize(
@@ -26,4 +26,4 @@ def test_what_may_not_be_published(tmp_path: Path, gate: str, target: str, said:
     run = runs.begin(configure(name="run", runs_dir=str(tmp_path), publish__target=target))
     files.write_json(run.path / "evaluation.json", {"gate": {"state": gate, "why": "it is worse"}})
     with pytest.raises(ConfigError, match=said):
-        publish._made(run)
+        publish._made(run, None)

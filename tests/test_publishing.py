@@ -1,55 +1,49 @@
 """What is published is recorded file by file, and its card tells nothing of this machine."""
 
-import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import MakePlan, facts
+from conftest import MakePlan
+from trained import finished
 
-from smollm3_ft import devices, files, fit, pages, publishing, records, runs
+from smollm3_ft import devices, files, fit, pages, publishing, runs
 from smollm3_ft.fit import TrainingPlan
-
-INTERVAL = {"value": 0.5, "low": 0.25, "high": 0.75}
 
 
 @pytest.fixture
 def plan(make_plan: MakePlan, tiny: Path, tmp_path: Path) -> TrainingPlan:
-    """A run as training and evaluation leave it, with the base model as the trained one."""
-    made = make_plan(tmp_path / "runs", "a", facts(20))
-    folder = Path(made.folder)
-    shutil.copytree(tiny, folder / "model", ignore=shutil.ignore_patterns("record.json"))
-    done = {"steps": 20, "tokens": 1000, "supervised_tokens": 300}
-    records.write(folder / fit.TRAINED, fit.mark(made), done, folder / "model")
-    sides = {side: {"loss": INTERVAL, "exact_match": INTERVAL} for side in ("base", "tuned", "difference")}
-    samples = [{"prompt": "a private question", "reference": "r", "base": "b", "tuned": "t"}]
-    files.write_json(folder / "evaluation.json", {**sides, "rows": 3, "samples": samples})
-    return made
+    return finished(make_plan, tiny, tmp_path / "runs")
+
+
+def publish(plan: TrainingPlan) -> dict[str, Any]:
+    return publishing.publish(runs.read(Path(plan.folder)), plan)
 
 
 def test_every_file_is_recorded(plan: TrainingPlan) -> None:
     """The record lists every file of the model with its hash, the card too, and claims nothing yet."""
-    record = publishing.publish_local(plan)
+    record = publish(plan)
     folder = Path(plan.folder) / "model"
     assert record["files"] == {path.name: files.sha256(path) for path in folder.iterdir()}
     assert "README.md" in record["files"]
     assert record["verified"] is False
-    assert publishing.published(Path(plan.folder)) == {"schema_version": 1, **record}
+    assert publishing.published(runs.read(Path(plan.folder))) == {"schema_version": 1, **record}
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "README.md"])
 def test_an_altered_file_is_found(plan: TrainingPlan, name: str) -> None:
     """A published file that is not as it was published is named, and what was published does not count."""
-    record = publishing.publish_local(plan)
+    record = publish(plan)
     path = Path(plan.folder) / "model" / name
     with path.open("ab") as file:
         file.write(b"x")
     assert publishing.altered(Path(plan.folder), record) == [str(path)]
-    assert publishing.published(Path(plan.folder)) is None
+    assert publishing.published(runs.read(Path(plan.folder))) is None
 
 
 def test_a_missing_file_is_found(plan: TrainingPlan) -> None:
     """A published file that is gone is named."""
-    record = publishing.publish_local(plan)
+    record = publish(plan)
     path = Path(plan.folder) / "model" / "tokenizer.json"
     path.unlink()
     assert publishing.altered(Path(plan.folder), record) == [str(path)]
@@ -60,14 +54,14 @@ def test_nothing_was_published(plan: TrainingPlan, content: str | None) -> None:
     """Without a record that can be read, nothing counts as published."""
     if content is not None:
         (Path(plan.folder) / publishing.PUBLISHED).write_text(content)
-    assert publishing.published(Path(plan.folder)) is None
+    assert publishing.published(runs.read(Path(plan.folder))) is None
 
 
 def test_verified(plan: TrainingPlan) -> None:
     """The mark that a model was verified, on its own device, is kept beside what was published."""
     run = runs.read(Path(plan.folder))
     fit.write(run.path / "plan.json", plan.model_copy(update={"device_name": devices.detect().name}))
-    publishing.verified(run, publishing.publish_local(plan))
+    publishing.verified(run, publish(plan))
     kept = files.read_json(run.path / publishing.PUBLISHED)
     assert kept["verified"] is True
     assert kept["schema_version"] == 1
@@ -77,7 +71,7 @@ def test_verified(plan: TrainingPlan) -> None:
 def test_on_another_device_answers_are_not_compared(plan: TrainingPlan) -> None:
     """The record says so: their sums round otherwise, on another one of the same kind too."""
     fit.write(Path(plan.folder) / "plan.json", plan.model_copy(update={"device_name": "1000 CPU cores"}))
-    record = publishing.verified(runs.read(Path(plan.folder)), publishing.publish_local(plan))
+    record = publishing.verified(runs.read(Path(plan.folder)), publish(plan))
     assert (record["verified"], record["answers_compared"]) == (True, False)
 
 

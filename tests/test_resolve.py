@@ -63,7 +63,6 @@ REFUSED = [
     "model.trust_remote_code=true",
     "data.format=parquet",
     "evaluate.harness=[arc_easy]",
-    "publish.target=hub",
     "publish.adapter=keep",
     "publish.quantize=[int8]",
     "publish.demo_space=owner/space",

@@ -1,10 +1,14 @@
 """Runs that are trained for the tests: undisturbed, killed, stopped, damaged."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from smollm3_ft import checkpoints, devices, fit, processes
+from conftest import MakePlan, facts
+
+from smollm3_ft import checkpoints, devices, files, fit, journal, processes, records, runs
+from smollm3_ft import plan as plans
 from smollm3_ft.errors import FinetuneError
 from smollm3_ft.fit import TrainingPlan
 
@@ -117,3 +121,25 @@ def with_smaller_batches(plan: TrainingPlan) -> TrainingPlan:
     """The plan of an unfinished run that is to go on with half the micro-batch."""
     train = plan.config.train.model_copy(update={"batch_size": plan.settings.batch_size // 2})
     return fit.refitted(plan, plan.config.model_copy(update={"train": train}), devices.detect())
+
+
+INTERVAL = {"value": 0.5, "low": 0.25, "high": 0.75}
+
+
+def finished(make_plan: MakePlan, tiny: Path, runs_dir: Path, **given: Any) -> TrainingPlan:
+    """A run as training and evaluation leave it, with the base model as the trained one."""
+    made = make_plan(runs_dir, "a", facts(20), **given)
+    folder = Path(made.folder)
+    run = runs.read(folder)
+    runs.save(run.model_copy(update={"plan": plans.make(run.config)}))
+    shutil.copytree(tiny, folder / "model", ignore=shutil.ignore_patterns("record.json"))
+    done = {"steps": 20, "tokens": 1000, "supervised_tokens": 300, "final_loss": 0.25}
+    records.write(folder / fit.TRAINED, fit.mark(made), done, folder / "model")
+    sides = {side: {"loss": INTERVAL, "exact_match": INTERVAL} for side in ("base", "tuned", "difference")}
+    samples = [{"prompt": "a private question", "reference": "r", "base": "b", "tuned": "t"}]
+    files.write_json(folder / "evaluation.json", {**sides, "rows": 3, "samples": samples})
+    lines = [(step, 1 / step) for step in range(1, 21)]
+    with journal.Journal(folder / "metrics.jsonl", made.run_id) as written:
+        for step, loss in lines:
+            written.write("train", {"loss": loss}, step)
+    return made

@@ -1,0 +1,78 @@
+"""The folder that is published: the model, and beside it what tells where it came from and what it is worth.
+
+Nothing in it is of this machine: no path, no secret, no address that only it can reach, and no text of a row unless
+`publish.samples` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from smollm3_ft import card, curvepicture, files, journal, reproduce
+from smollm3_ft.fit import TrainingPlan
+
+CONFIG, EVALUATION, LEDGER = "finetune.yaml", "evaluation.json", "ledger.json"
+
+
+def complete(plan: TrainingPlan, repo: str | None = None, despite_gate: str | None = None) -> Path:
+    """Complete the folder of a trained and evaluated run, and return it: every file of it is to be published.
+
+    `plan.config.publish` says what becomes of an adapter and whether texts are shared; `repo` is the Hub's name of it,
+    where it has one. `despite_gate` is why it is published although its gate is against it. Safe to repeat.
+    """
+    folder = Path(plan.folder) / "model"
+    names = public_names([source["source"] for source in plan.prepared.ledger["sources"]])
+    found = files.read_json(Path(plan.folder) / "evaluation.json")
+    evaluation = public_evaluation(found, names, plan.config.publish.samples)
+    ledger = public_ledger(plan.prepared.ledger, names)
+    curves = journal.curves(Path(plan.folder) / "metrics.jsonl", "loss")
+    if curves:
+        files.write(folder / card.CURVE, curvepicture.png(curves))
+    files.write_json(folder / EVALUATION, evaluation)
+    files.write_json(folder / LEDGER, ledger)
+    files.write(folder / CONFIG, yaml.safe_dump(reproduce.public(plan), sort_keys=False, allow_unicode=True, width=120))
+    text = card.render(plan, evaluation, ledger, curve=bool(curves), repo=repo, despite_gate=despite_gate)
+    files.write(folder / card.FILE, text)
+    return folder
+
+
+def public_names(sources: Sequence[str]) -> dict[str, str]:
+    """What others call each source: a place on this machine by its last part, numbered where two have the same."""
+    names: dict[str, str] = {}
+    for source in sources:
+        name = own = Path(source).name if Path(source).is_absolute() else source
+        number = 2
+        while name in names.values() and source not in names:
+            name, number = f"{own} ({number})", number + 1
+        names.setdefault(source, name)
+    return names
+
+
+def public_evaluation(evaluation: Mapping[str, Any], names: Mapping[str, str], samples: bool) -> dict[str, Any]:
+    """An evaluation with the sources' public names, and without anybody's text unless `samples`."""
+    hidden = {"schema_version"} if samples else {"schema_version", "samples"}
+    found = {key: value for key, value in evaluation.items() if key not in hidden}
+    if "source" in found.get("by", {}):
+        by = found["by"]
+        found["by"] = {**by, "source": {names.get(name, name): figures for name, figures in by["source"].items()}}
+    return found
+
+
+def public_ledger(ledger: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """A ledger with the sources' public names."""
+    found = {key: value for key, value in ledger.items() if key != "schema_version"}
+    found["sources"] = [{**source, "source": names[source["source"]]} for source in ledger["sources"]]
+    leaks = ledger.get("leaks")
+    if leaks:
+        first = [{**one, "row": _last(one["row"]), "held_out": _last(one["held_out"])} for one in leaks["first"]]
+        found["leaks"] = {**leaks, "first": first}
+    return found
+
+
+def _last(place: str) -> str:
+    """A row's place, `file:line`, without this machine's folders."""
+    return Path(place).name if Path(place).is_absolute() else place
