@@ -1,4 +1,4 @@
-"""Which adapter a training uses: `auto` settled by what fits the device, and what QLoRA needs."""
+"""Which adapter a training uses: `auto` settled by what fits the device, and what QLoRA needs; where it is kept."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.models import ModelPlan
 from smollm3_ft.predictions import Micro, Work
 
+FOLDER = "adapter"  # of a run: the adapter alone, as it was before it was merged
+CONFIG = "adapter_config.json"  # in a folder that holds an adapter
 LARGEST_FIRST = ("none", "lora", "qlora")  # by the memory they take
 
 

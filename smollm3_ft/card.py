@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import jinja2
 
-from smollm3_ft import cardhead, files, fit, pages, reproduce, runs, sources
+from smollm3_ft import cardhead, files, fit, models, pages, reproduce, runs, sources
 from smollm3_ft.config import Config, tracker_of
 from smollm3_ft.errors import PublishError
 from smollm3_ft.fit import TrainingPlan
@@ -86,12 +86,8 @@ def _told(plan: TrainingPlan, evaluation: Mapping[str, Any], ledger: Mapping[str
 
 def _base(plan: TrainingPlan) -> dict[str, str | None]:
     """The base model: what it is called, as a link where it is on the Hub, and which version of it."""
-    model = plan.model
-    if model.kind == "hub":
-        shown, name = f"[{model.name}]({_hub()}/{model.name})", model.name
-    else:
-        name = Path(model.name).name if model.kind == "folder" else model.name
-        shown = f"`{name}`"
+    model, name = plan.model, models.public_name(plan.model)
+    shown = f"[{name}]({_hub()}/{name})" if model.kind == "hub" else f"`{name}`"
     return {"kind": model.kind, "name": name, "shown": shown, "revision": model.revision, "digest": model.digest}
 
 

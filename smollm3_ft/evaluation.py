@@ -80,13 +80,19 @@ def _of_pair(chosen: Score, rejected: Score) -> dict[str, float]:
     return {**chosen._asdict(), "chosen": -chosen.loss, "rejected": -rejected.loss}
 
 
-def load(weights: Path, dtype: str, device: str) -> tuple[Any, Any]:
-    """A model ready to be asked, and its tokenizer."""
+def load(weights: Path, dtype: str, device: str, base: Path | None = None) -> tuple[Any, Any]:
+    """A model ready to be asked, and its tokenizer. With `base`, a model's folder, `weights` is an adapter of it, and
+    merged as the training merged it."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(weights)
-    model = transformers.AutoModelForCausalLM.from_pretrained(weights, dtype=getattr(torch, dtype))
-    return model.to(device).eval(), tokenizer
+    model = transformers.AutoModelForCausalLM.from_pretrained(base or weights, dtype=getattr(torch, dtype))
+    model = model.to(device)
+    if base is not None:
+        import peft
+
+        model = peft.PeftModel.from_pretrained(model, weights).merge_and_unload()
+    return model.eval(), tokenizer
 
 
 def answer(

@@ -143,7 +143,7 @@ def _trained(folder: Path, report: dict[str, Any]) -> dict[str, Any]:
     seconds = ((report.get("actual") or {}).get("seconds") or {}).get("actual")
     if seconds is None and len(records) > 1:
         seconds = records[-1].time - records[0].time
-    return {name: value for name, value in found.items() if name != "model"} | {"seconds": seconds}
+    return {name: value for name, value in found.items() if name not in ("model", "adapter")} | {"seconds": seconds}
 
 
 def _published(folder: Path) -> dict[str, Any]:

@@ -9,8 +9,15 @@ from pathlib import Path
 from smollm3_ft import hubclient
 from smollm3_ft.errors import ConfigError, HubUnreachable, Problem
 
-# A plan needs no weights: what a model is, how it writes, and how large it is.
-SMALL_FILES = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "chat_template*")
+# A plan needs no weights: what a model is, how it writes, and how large it is. Its card has its licence.
+SMALL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "chat_template*",
+    "README.md",
+)
 
 
 @contextmanager

@@ -60,6 +60,11 @@ def is_on_hub(name: str) -> bool:
     return not (named_here or Path(name).is_dir())
 
 
+def public_name(plan: ModelPlan) -> str:
+    """What others call a model: a folder of this machine by its last part."""
+    return Path(plan.name).name if plan.kind == "folder" else plan.name
+
+
 def fetch(plan: ModelPlan) -> Path:
     """The folder with the weights too; downloads a Hub model into the local cache."""
     if plan.kind == "hub":

@@ -96,6 +96,11 @@ def _contradictions(config: Config) -> Iterator[Problem]:
         if train.method != "dpo" and getattr(train, key) is not None:
             remedy = f"leave it out, or train.{key}=none where a recipe has it"
             yield Problem(f"train.{key}", "belongs to train.method=dpo", remedy)
+    if config.publish.adapter != "merge" and train.adapter == "none":
+        what = f"{config.publish.adapter} is for an adapter, and train.adapter is none"
+        yield Problem("publish.adapter", what, "use merge, or train.adapter=lora")
+    if config.publish.adapter == "keep" and config.publish.quantize is not None:
+        yield Problem("publish.quantize", "an adapter alone has no quantized variants", "use publish.adapter=both")
     if config.monitor.dataset == "off":
         yield Problem("monitor.dataset", "off is no dataset", "use none")
     if train.early_stopping_patience is not None and data.validation is None:

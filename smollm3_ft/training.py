@@ -13,6 +13,7 @@ if __name__ == "__main__":
     gc.disable()  # what is imported now is no garbage; `processes.child` puts it on again
 
 import contextlib
+import json
 import os
 import shutil
 import sys
@@ -24,13 +25,29 @@ import peft
 import torch
 import transformers
 
-from smollm3_ft import checkpoints, disk, files, fit, locks, memory, processes, ranks, records, runs, trainers
+from smollm3_ft import (
+    adapters,
+    checkpoints,
+    disk,
+    files,
+    fit,
+    locks,
+    memory,
+    models,
+    processes,
+    ranks,
+    records,
+    runs,
+    trainers,
+)
 from smollm3_ft import journal as journals
 from smollm3_ft.errors import ConfigError, Problem, Stopped, TrainingError
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.journal import Journal
 from smollm3_ft.progress import PROGRESS, Progress
 from smollm3_ft.sft import SftTrainer
+
+OF_THIS_MACHINE = ("is_local", "local_files_only")  # how the tokenizer was loaded here, which transformers writes down
 
 
 def main() -> None:
@@ -86,7 +103,7 @@ def _alone(plan: TrainingPlan) -> Iterator[None]:
 def _newest(folder: Path, journal: Journal) -> Path | None:
     """The checkpoint to go on from; what a kill left half written is cleared."""
     checkpoints.clear_partial(folder / "checkpoints")
-    for written in ("model", fit.TRAINED):
+    for written in (adapters.FOLDER, "model", fit.TRAINED):
         files.clear_partial(folder / written)
     checkpoint, damaged = checkpoints.newest(folder / "checkpoints")
     for name in damaged:
@@ -118,38 +135,53 @@ def _whole_model(trainer: SftTrainer, plan: TrainingPlan) -> Any:
 
 def _finish(trainer: SftTrainer, plan: TrainingPlan, model: Any, resumed_from: int) -> None:
     folder = Path(plan.folder)
-    _save_model(model, plan, folder / "model")
+    _save_model(model, plan, folder)
     records.write(folder / fit.TRAINED, fit.mark(plan), _result(plan, trainer, resumed_from), folder / "model")
 
 
-def _save_model(model: Any, plan: TrainingPlan, final: Path) -> None:
-    """Adapters merged, weights in the computing type, tokenizer and template of the base; all of it or nothing."""
-    partial = final.with_name(".partial-model")
-    shutil.rmtree(partial, ignore_errors=True)
-    if plan.config.train.adapter == "qlora":
-        model = _on_whole_base(model, plan, partial)
+def _save_model(model: Any, plan: TrainingPlan, folder: Path) -> None:
+    """`model/`: adapters merged, weights in the computing type, tokenizer and template of the base; `adapter/`: the
+    adapter alone, with the same beside it. Each of them all or nothing."""
+    partial, apart = folder / ".partial-model", folder / ".partial-adapter"
+    for one in (partial, apart):
+        shutil.rmtree(one, ignore_errors=True)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(plan.weights)
+    for name in OF_THIS_MACHINE:
+        tokenizer.init_kwargs.pop(name, None)
     if plan.config.train.adapter != "none":
+        _save_adapter(model, plan, apart)
+        tokenizer.save_pretrained(apart)
+        if plan.config.train.adapter == "qlora":
+            model = _on_whole_base(plan, apart)
         model = model.merge_and_unload()
+        files.move_folder(apart, folder / adapters.FOLDER)
     model.config.use_cache = True
     model.to(getattr(torch, plan.config.model.dtype)).save_pretrained(partial)
-    transformers.AutoTokenizer.from_pretrained(plan.weights).save_pretrained(partial)
-    files.move_folder(partial, final)
+    tokenizer.save_pretrained(partial)
+    files.move_folder(partial, folder / "model")
 
 
-def _on_whole_base(model: Any, plan: TrainingPlan, beside: Path) -> Any:
-    """A quantized base's adapter on the base as it was: merged into 4 bits, its small changes would be rounded away."""
-    folder = beside.with_name(".partial-adapter")
-    shutil.rmtree(folder, ignore_errors=True)
+def _save_adapter(model: Any, plan: TrainingPlan, folder: Path) -> None:
+    """An adapter that names its base model as others know it, and not the folder where it lies here."""
     model.save_pretrained(folder)
+    (folder / "README.md").unlink()  # peft's own, which has nothing in it
+    model.generation_config.save_pretrained(folder)
+    path = folder / adapters.CONFIG
+    told = json.loads(path.read_text(encoding="utf-8"))
+    told |= {"base_model_name_or_path": models.public_name(plan.model), "revision": plan.model.revision}
+    files.write(path, json.dumps(told, indent=2) + "\n")
+
+
+def _on_whole_base(plan: TrainingPlan, adapter: Path) -> Any:
+    """A quantized base's adapter on the base as it was: merged into 4 bits, its small changes would be rounded away."""
     dtype = getattr(torch, plan.config.model.dtype)
     base = transformers.AutoModelForCausalLM.from_pretrained(plan.weights, dtype=dtype)
-    adapted = peft.PeftModel.from_pretrained(base, folder)
-    shutil.rmtree(folder)
-    return adapted
+    return peft.PeftModel.from_pretrained(base, adapter)
 
 
 def _result(plan: TrainingPlan, trainer: SftTrainer, resumed_from: int) -> dict[str, Any]:
     records = [r for r in journals.read(Path(plan.folder) / "metrics.jsonl") if r.kind == "train"]
+    adapter = Path(plan.folder) / adapters.FOLDER
     shares = [float(r.values["mfu"]) for r in records if "mfu" in r.values]
     return {
         "steps": trainer.state.global_step,
@@ -163,6 +195,7 @@ def _result(plan: TrainingPlan, trainer: SftTrainer, resumed_from: int) -> dict[
         "final_loss": records[-1].values["loss"] if records else None,
         "resumed_from": resumed_from or None,
         "model": files.digest_of((Path(plan.folder) / "model").glob("*.safetensors")),
+        "adapter": files.digest_of(adapter.glob("*.safetensors")) if adapter.is_dir() else None,
     }
 
 

@@ -63,7 +63,6 @@ REFUSED = [
     "model.trust_remote_code=true",
     "data.format=parquet",
     "evaluate.harness=[arc_easy]",
-    "publish.adapter=keep",
     "publish.quantize=[int8]",
     "publish.demo_space=owner/space",
     "data.source=[{source: a.jsonl, format: parquet}]",
@@ -133,6 +132,7 @@ def test_batch_sizes_that_contradict() -> None:
         (["data.source=[{source: a.jsonl}]", "data.columns={a: prompt}"], "data.columns"),
         (["data.source=[{source: a.jsonl}]", "data.split=dev"], "data.split"),
         (["compute.strategy=fsdp2"], "compute.strategy"),
+        (["publish.adapter=both"], "publish.adapter"),
     ],
 )
 def test_contradictions(words: list[str], key: str) -> None:

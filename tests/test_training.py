@@ -203,6 +203,17 @@ def test_an_adapter_is_merged(runs_trained: dict[str, Trained], tiny: Path) -> N
     assert changed == {name for name in base if "_proj" in name}
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")  # peft asks for it by its former name
+def test_an_adapter_is_kept_beside_the_model(runs_trained: dict[str, Trained], tiny: Path) -> None:
+    """Merged into the base model again it is the model, bit for bit, and its digest is in the training's record."""
+    folder = runs_trained["lora"].folder
+    model, _ = evaluation.load(folder / "adapter", "float32", "cpu", base=tiny)
+    whole = load_file(folder / "model" / "model.safetensors")
+    assert all((weight.numpy() == whole[name]).all() for name, weight in model.named_parameters())
+    digest = files.digest_of((folder / "adapter").glob("*.safetensors"))
+    assert files.read_json(folder / fit.TRAINED)["values"]["adapter"] == digest
+
+
 def test_an_adapter_learns(runs_trained: dict[str, Trained]) -> None:
     """With LoRA the validation loss falls."""
     losses = [values["loss"] for _, _, values in runs_trained["lora"].told("eval")]
