@@ -10,7 +10,7 @@ from smollm3_ft import data
 ROOT = Path(__file__).parent.parent
 FORBIDDEN = {"smollm3_ft": {"prefect", "flows", "tasks"}, "tasks": {"flows"}}
 TOUCH_MODELS = {
-    *("attention", "batches", "dpo", "evaluation", "losses", "memory", "pairs", "progress", "ranks"),
+    *("attention", "batches", "chatapp", "dpo", "evaluation", "losses", "memory", "pairs", "progress", "ranks"),
     *("reference", "scoring", "sft", "trainers", "training", "trial", "watching"),
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate"}
