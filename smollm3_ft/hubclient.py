@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import random
 import time
 from collections.abc import Callable
@@ -33,6 +34,17 @@ def api() -> HfApi:
 
     limit_waiting()
     return HfApi()
+
+
+def read_token() -> str | None:
+    """HF_READ_TOKEN: what a Space may have that only reads. Raises ConfigError where it is the user's own token."""
+    from huggingface_hub import get_token
+
+    token = os.environ.get("HF_READ_TOKEN", "").strip() or None
+    if token is not None and token == get_token():
+        what = "is your own HF_TOKEN, which no Space may have"
+        raise ConfigError(Problem("HF_READ_TOKEN", what, "make one that only reads, or leave it out"))
+    return token
 
 
 @functools.cache

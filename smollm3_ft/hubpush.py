@@ -19,7 +19,9 @@ from smollm3_ft.errors import ConfigError, PublishError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import ModelInfo, RepoSibling
+    from huggingface_hub.hf_api import RepoSibling
+
+    from smollm3_ft.permission import Found
 
 PATIENCE = 330.0  # seconds in which a step is asked again: a rate limit of the Hub lasts up to five minutes
 SUMS = "SHA256SUMS"  # in the repository: what a push put there, as `sha256sum --check` reads it
@@ -144,7 +146,7 @@ def _sums(digests: Mapping[str, str]) -> bytes:
     return "".join(f"{digest}  {path}\n" for path, digest in sorted(digests.items())).encode()
 
 
-def _of_former_push(api: HfApi, repo: str, head: ModelInfo) -> set[str]:
+def _of_former_push(api: HfApi, repo: str, head: Found) -> set[str]:
     """The files that the last push put there, as it listed them."""
     from huggingface_hub.utils.tqdm import disable_progress_bars
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
@@ -16,7 +16,9 @@ from smollm3_ft.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import ModelInfo
+    from huggingface_hub.hf_api import DatasetInfo, ModelInfo, SpaceInfo
+
+    Found = ModelInfo | DatasetInfo | SpaceInfo
 
 TAG = "smollm3-ft"  # in a card's head: this project made the repository
 CARD = "README.md"
@@ -47,27 +49,28 @@ def repository(publish: Publish, name: str, patience: float) -> str:
     return f"{owner or hubclient.insist(account, patience)['name']}/{repo}"
 
 
-def claim(api: HfApi, repo: str, private: bool) -> ModelInfo | None:
+def claim(api: HfApi, repo: str, private: bool, kind: str = "model", key: str = KEY) -> Found | None:
     """See that `repo` may be written to and is ours, or may be made. Returns what is there now, None where nothing is.
 
     One request where nobody has the name, two and a look at its card where it is there. Raises ConfigError where the
-    token may not write there, where it is public against `private`, and where it is somebody else's model.
+    token may not write there, where it is public against `private`, and where it is somebody else's. `kind` is model,
+    dataset or space.
     """
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    with named(repo):
+    with named(repo, key):
         try:
-            found = api.model_info(repo, files_metadata=True)
+            found = cast("Found", api.repo_info(repo, repo_type=kind, files_metadata=True))
         except RepositoryNotFoundError:
-            _check_may_create(account(), repo)
+            _check_may_create(account(), repo, key)
             return None
-        _check_may_write(api, repo)
+        _check_may_write(api, repo, kind, key)
         if private and not found.private:
             remedy = "make it private on the Hub, name another one, or publish.private=false"
-            raise ConfigError(Problem(KEY, f"{repo} is public, and publish.private is true", remedy))
-        if not _is_ours(api, repo, found):
+            raise ConfigError(Problem(key, f"{repo} is public, and publish.private is true", remedy))
+        if not _is_ours(api, repo, kind, found):
             remedy = "name another one, or delete it on the Hub"
-            raise ConfigError(Problem(KEY, f"{repo} holds a model that smollm3-ft did not make", remedy))
+            raise ConfigError(Problem(key, f"{repo} holds a {kind} that smollm3-ft did not make", remedy))
         return found
 
 
@@ -163,7 +166,7 @@ def _writes(fine: dict[str, Any], owner: str, repo: str) -> bool:
     return any("repo.write" in one.get("permissions", ()) for one in scopes)
 
 
-def _is_ours(api: HfApi, repo: str, found: ModelInfo) -> bool:
+def _is_ours(api: HfApi, repo: str, kind: str, found: Found) -> bool:
     """Whether this project made what is there, by its card's tags; also where there is nothing but the Hub's own."""
     there = {file.rfilename for file in found.siblings or ()}
     if there <= OF_A_NEW_REPOSITORY:
@@ -174,7 +177,7 @@ def _is_ours(api: HfApi, repo: str, found: ModelInfo) -> bool:
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     with disable_progress_bars():
-        path = Path(api.hf_hub_download(repo, CARD, revision=found.sha))
+        path = Path(api.hf_hub_download(repo, CARD, repo_type=kind, revision=found.sha))
     try:
         return TAG in ((metadata_load(path) or {}).get("tags") or ())
     except (ValueError, yaml.YAMLError):

@@ -103,6 +103,9 @@ def _contradictions(config: Config) -> Iterator[Problem]:
         yield Problem("publish.quantize", "an adapter alone has no quantized variants", "use publish.adapter=both")
     if config.monitor.dataset == "off":
         yield Problem("monitor.dataset", "off is no dataset", "use none")
+    if config.publish.demo_space is not None and config.publish.target != "hub":
+        what = "a Space shows a model that is on the Hub"
+        yield Problem("publish.demo_space", what, "use publish.target=hub, or leave it out")
     if train.early_stopping_patience is not None and data.validation is None:
         yield Problem("train.early_stopping_patience", "needs validation rows", "give data.validation")
     if isinstance(data.source, tuple):

@@ -18,7 +18,6 @@ def unbuilt(config: Config) -> Iterator[Problem]:
         ("model.trust_remote_code", config.model.trust_remote_code, "true", "leave it false"),
         ("evaluate.harness", evaluate.harness is not None, "lm-eval", "leave it out"),
         ("publish.quantize", publish.quantize is not None, "quantizing", "leave it out"),
-        ("publish.demo_space", publish.demo_space is not None, publish.demo_space, "leave it out"),
     ]
     for source in sources:
         known = source.format == "auto" or source.format in FORMATS
