@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smollm3_ft import files, hubclient, pages, permission
+from smollm3_ft import files, hubclient, pages, permission, publishing
 from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, Problem, PublishError
 from smollm3_ft.runs import Run
@@ -49,28 +49,45 @@ def problems(config: Config) -> Iterator[Problem]:
         yield Problem("HF_READ_TOKEN", what, remedy)
 
 
-def deployed(run: Run, record: dict[str, Any], record_file: Path) -> dict[str, Any]:
+def check(config: Config, repo: str, patience: float) -> None:
+    """Raise ConfigError where the demo Space of a model in `repo` could not be made, as far as the Hub tells before."""
+    space = _name(config, repo)
+    if space is None:
+        return
+    if found := list(problems(config)):
+        raise ConfigError(*found)
+    private = config.publish.private
+    hubclient.insist(lambda: permission.claim(hubclient.api(), space, private, "space", KEY), patience)
+
+
+def _name(config: Config, repo: str) -> str | None:
+    """The Space with its owner, who is the model's where none is named."""
+    space = config.publish.demo_space
+    return space if space is None or "/" in space else f"{repo.partition('/')[0]}/{space}"
+
+
+def deployed(run: Run, record: dict[str, Any]) -> dict[str, Any]:
     """Make the run's demo Space show what `record` says was published, and ask it a question. Returns the record,
-    with `demo_space`: its name, its address, and whether it was tried; `record_file` holds the same.
+    with `demo_space`: its name, its address, and whether it was tried; `published.json` holds the same.
 
     Nothing is done where no Space is asked for, or where it was tried before. Raises PublishError where it does not
     start or does not answer, ConfigError where it may not be made, HubUnreachable.
     """
-    space = run.config.publish.demo_space
-    if space is None or record["target"] != "hub" or record.get("demo_space", {}).get("tried"):
+    if record["target"] != "hub" or record.get("demo_space", {}).get("tried"):
         return record
-    found = list(problems(run.config))
-    if found:
+    space = _name(run.config, record["repo"])
+    if space is None:
+        return record
+    if found := list(problems(run.config)):
         raise ConfigError(*found)
-    space = space if "/" in space else f"{record['repo'].partition('/')[0]}/{space}"
+    told = {"space": space, "url": f"{hubclient.api().endpoint}/spaces/{space}", "tried": False}
     with permission.named(space, KEY):
         head = hubclient.insist(lambda: _made(hubclient.api(), space, run, record), PATIENCE)
-        told = {"space": space, "url": f"{hubclient.api().endpoint}/spaces/{space}", "tried": False}
-        files.write_json(record_file, record | {"demo_space": told})
+        files.write_json(run.path / publishing.PUBLISHED, record | {"demo_space": told})
         address = _started(hubclient.api(), space, head)
     _ask(space, address)
     done = record | {"demo_space": told | {"tried": True}}
-    files.write_json(record_file, done)
+    files.write_json(run.path / publishing.PUBLISHED, done)
     return done
 
 

@@ -106,7 +106,7 @@ def links(run: Run) -> dict[str, str]:
     published, config = files.read_json_if_there(run.path / publishing.PUBLISHED), run.config
     pages_of = {
         "model page": ("", published.get("repo")),
-        "demo": ("spaces/", config.publish.demo_space if published.get("verified") else None),
+        "demo": ("spaces/", published.get("demo_space", {}).get("space")),
         "dataset": ("datasets/", dataset if "/" in (dataset := config.monitor.dataset or "") else None),
     }
     found |= {name: f"{_hub()}/{kind}{place}" for name, (kind, place) in pages_of.items() if place}

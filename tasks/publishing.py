@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import task
 
-from smollm3_ft import files, gate, processes, publishing
+from smollm3_ft import demospace, files, gate, processes, publishing
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.runs import Run
 from tasks.steps import blocked, call, done, log, options
@@ -37,11 +37,11 @@ def verify(run: Run, record: dict[str, Any], tuned: Evaluated, kept: dict[str, A
     if record["target"] == "none":
         return done("nothing to do: nothing was published", record)
     if kept is not None:
-        return done("verified before", kept)
+        return done("verified before", demospace.deployed(run, kept))
     with publishing.fetched(run, record) as folder:
         arguments = (str(run.path / "plan.json"), tuned.folder, str(folder))
         processes.run("smollm3_ft.publishing", *arguments, on_line=log.info)
-    found = publishing.verified(run, record)
+    found = demospace.deployed(run, publishing.verified(run, record))
     said = "it answers as trained" if found["answers_compared"] else "it answers; on another device, so not compared"
     return done(f"every file is as published; {said}", found)
 

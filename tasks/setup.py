@@ -17,6 +17,7 @@ from prefect.runtime import flow_run
 from prefect.states import Crashed
 
 from smollm3_ft import (
+    demospace,
     devices,
     doctor,
     files,
@@ -106,6 +107,7 @@ def authenticate(run: Run) -> str:
     if publishes:
         repo = permission.repository(config.publish, run.name, PATIENCE)
         found = hubclient.insist(lambda: permission.claim(hubclient.api(), repo, config.publish.private), PATIENCE)
+        demospace.check(config, repo, PATIENCE)
         said += f"; we may write to {repo}" if found else f"; we may make {repo}"
     return done(said, name)
 

@@ -1,4 +1,4 @@
-"""What the loopback Hub does for Spaces, and for the buckets that keep their data: settings alone; nothing is built.
+"""What the loopback Hub does for Spaces, and for the buckets that keep their data. What runs is a test's to say.
 
 What a Space was told stands in its repository's `created`.
 """
@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import hub_reads
-from hub_model import Refusal, Request, Response, check_may_write, find_to_write
+from hub_model import Refusal, Repo, Request, Response, check_may_write, find_repo, find_to_write
 
 NAME = r"(?P<name>[^/]+/[^/]+)"
 SPACE = rf"/api/(?P<kinds>spaces)/{NAME}"
+Stage = Callable[[Repo], str]
 
 
 def secrets(request: Request) -> Any:
@@ -49,9 +50,22 @@ def create_bucket(request: Request) -> Any:
     return {"url": f"{request.hub.url}/buckets/{name}"}
 
 
-def routes(host: str) -> Mapping[str, Callable[[Request], Any]]:
-    """The routes of Spaces, all of which answer at `host`."""
+def logs(request: Request) -> Response:
+    """As events, each with a line."""
+    lines = find_to_write(request).created.get("log", ())
+    return Response("".join(f"data: {json.dumps({'data': line})}\n\n" for line in lines).encode())
+
+
+def runtime(request: Request, stage: Stage) -> Any:
+    repo = find_repo(request)
+    return {"stage": stage(repo), "sha": repo.head.sha, "hardware": {"current": "cpu-basic", "requested": "cpu-basic"}}
+
+
+def routes(host: str, stage: Stage = lambda repo: "RUNNING") -> Mapping[str, Callable[[Request], Any]]:
+    """The routes of Spaces, all of which answer at `host`, and are as far as `stage` says of their repository."""
     return {
+        rf"GET {SPACE}/runtime": lambda request: runtime(request, stage),
+        rf"GET {SPACE}/logs/(build|run)": logs,
         rf"(GET|POST) {SPACE}/secrets": secrets,
         rf"(GET|POST) {SPACE}/variables": variables,
         rf"PUT {SPACE}/volumes": volumes,

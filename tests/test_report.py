@@ -168,8 +168,9 @@ def test_only_what_is_there_is_linked(run: Run) -> None:
 def test_what_is_on_the_hub_is_linked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Model, demo, dataset and Trackio have pages, at the Hub that this machine uses; an own server is its own page."""
     monkeypatch.setenv("HF_ENDPOINT", "http://hub:1")
-    files.write_json(run.path / "published.json", {"repo": "me/model", "verified": True})
-    places = {"monitor": {"trackio": "me/trackio", "dataset": "me/metrics"}, "publish": {"demo_space": "me/chat"}}
+    published = {"repo": "me/model", "verified": True, "demo_space": {"space": "me/chat", "tried": True}}
+    files.write_json(run.path / "published.json", published)
+    places = {"monitor": {"trackio": "me/trackio", "dataset": "me/metrics"}}
     on_hub = run.model_copy(update={"config": Config.model_validate(places)})
     assert report.links(on_hub) == {
         "model page": "http://hub:1/me/model",
