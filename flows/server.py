@@ -138,8 +138,8 @@ def _start(folder: Path) -> tuple[Server, subprocess.Popen[bytes]]:
     told = {"url": server.url, "password": server.password, "pid": process.pid}
     files.write(folder / ".server", json.dumps(told), mode=0o600)
     watch = [sys.executable, "-m", "flows.server", str(folder)]
-    quiet = subprocess.DEVNULL
-    STARTED.append(subprocess.Popen(watch, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True))
+    quiet, clean = subprocess.DEVNULL, without_secrets(os.environ)
+    STARTED.append(subprocess.Popen(watch, env=clean, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True))
     return server, process
 
 
