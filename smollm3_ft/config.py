@@ -186,7 +186,11 @@ class Evaluate(Section):
 
 
 class Monitor(Section):
-    trackio: str = Field("local", description="off, local, a server's URL, or owner/space")
+    trackio: str = Field(
+        "local",
+        description="off, local, a server's URL, or owner/space",
+        json_schema_extra={"pattern": "^[^@?]*$"},  # no password: a server keeps every parameter that it takes
+    )
     dataset: RepoId | None = Field(None, description="The experiment dataset, owner/trackio-experiments")
     private: bool = Field(True, description="Space and dataset")
     system_interval: PositiveFloat = Field(10, description="Seconds between samples of the machine")

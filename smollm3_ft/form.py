@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+CREDENTIAL = "hf_[A-Za-z0-9]{20,}"  # of the Hub: a secret that is given in the environment alone
 NONE = {"type": "string", "enum": ["none"], "const": "none", "title": "none"}
 WORDS = {"integer": "number", "number": "number", "string": "text", "array": "list"}
 
@@ -26,7 +27,7 @@ def as_form(schema: dict[str, Any]) -> None:
 
 
 def _option(option: dict[str, Any]) -> dict[str, Any]:
-    """One alternative: a boolean and a constant as a list to choose from, bounds as a browser knows them."""
+    """One alternative: a boolean and a constant as a list to choose from, bounds as a browser knows them, no token."""
     if option.get("type") == "boolean":
         option["enum"] = [True, False]
     if "const" in option:
@@ -35,6 +36,9 @@ def _option(option: dict[str, Any]) -> dict[str, Any]:
         option["minimum"] = option["exclusiveMinimum"] + (option["type"] == "integer")
     if "exclusiveMaximum" in option:
         option["maximum"] = option["exclusiveMaximum"]
+    for inner in (option, option.get("items", {}), option.get("additionalProperties", {})):
+        if isinstance(inner, dict) and _takes_text(inner):  # a server keeps every parameter that it takes
+            inner["not"] = {"type": "string", "pattern": CREDENTIAL}
     return option
 
 

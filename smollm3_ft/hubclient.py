@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from smollm3_ft import redaction
 from smollm3_ft.errors import ConfigError, HubUnreachable, Problem
 
 if TYPE_CHECKING:
@@ -130,11 +131,11 @@ def is_forbidden(error: BaseException) -> bool:
 
 
 def cause(error: BaseException) -> str:
-    """What went wrong, in a line."""
+    """What went wrong, in a line, without a token: a refusal may say what it was sent."""
     refused = refusal(error)
     last = refused or list(_chain(error))[-1]
     lines = str(last).strip().splitlines()
-    return lines[0] if lines else type(last).__name__
+    return redaction.redacted(lines[0]) if lines else type(last).__name__
 
 
 def _chain(error: BaseException) -> list[BaseException]:

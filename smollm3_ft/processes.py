@@ -183,7 +183,12 @@ def end_with_parent() -> None:
 
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     """An environment for a child that needs no token, key or password."""
-    return {name: value for name, value in environment.items() if not any(word in name for word in SECRET_WORDS)}
+    return {name: value for name, value in environment.items() if not is_secret(name)}
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable holds a token, key or password, by its name."""
+    return any(word in name for word in SECRET_WORDS)
 
 
 def _launcher(count: int) -> list[str]:

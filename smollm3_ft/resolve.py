@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from smollm3_ft import gate, layers, permitted, probes
+from smollm3_ft import gate, layers, permitted, probes, redaction
 from smollm3_ft.config import Config, tracker_of
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.layers import defaults, flatten, merged, nested, without_nulls
@@ -38,6 +38,11 @@ def resolve(
     known = layers.from_environment(environment)
     recipe = explicit.get("recipe") or file.get("recipe") or "demo"
     environment_layer = nested({key: value for key, (_, value) in known.items()})
+    held = [one for layer in (environment_layer, file, explicit) for one in redaction.problems(layer, environment)]
+    if held:  # before anything is said of a value
+        raise ConfigError(
+            *(_with_variable(problem, {key: name for key, (name, _) in known.items()}) for problem in held)
+        )
     given_layers = [layers.recipe(str(recipe)), environment_layer, file, explicit]
     given_keys = {key for layer in (file, explicit) for key, _ in flatten(without_nulls(layer))}
     from_environment = {key: name for key, (name, _) in known.items() if key not in given_keys}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import task
 from prefect.artifacts import create_table_artifact
 
 from smollm3_ft import data, fit, inspection, probes, runs
@@ -13,7 +12,7 @@ from smollm3_ft.data import Prepared
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.plan import Plan
 from smollm3_ft.runs import Run
-from tasks.steps import call, done, log, options
+from tasks.steps import call, done, log, options, task
 
 STEP = "prepare data"
 

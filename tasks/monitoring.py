@@ -5,15 +5,13 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from prefect import task
-
 from smollm3_ft import runs, system
 from smollm3_ft.config import tracker_of
 from smollm3_ft.errors import Undelivered
 from smollm3_ft.journal import Journal
 from smollm3_ft.monitoring import dataset_sink, delivery, local_trackio, remote_trackio, trackio_rows, trackio_space
 from smollm3_ft.runs import Run
-from tasks.steps import ANEW, done, log, options
+from tasks.steps import ANEW, done, log, options, task
 
 
 @task(**options("deploy tracker", timeout=600))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import task
-
 from smollm3_ft import demospace, files, gate, processes, publishing
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.runs import Run
-from tasks.steps import blocked, call, done, log, options
+from tasks.steps import blocked, call, done, log, options, task
 from tasks.training import Evaluated, Trained
 
 

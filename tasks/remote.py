@@ -10,7 +10,7 @@ import time
 import uuid
 from typing import Any
 
-from prefect import Task, task
+from prefect import Task
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -33,7 +33,7 @@ from smollm3_ft.report import Step
 from smollm3_ft.runs import Run
 from tasks import steps
 from tasks.following import Follower
-from tasks.steps import UNREACHABLE, call, crash_what_stands_as_running, done, log, options
+from tasks.steps import UNREACHABLE, call, crash_what_stands_as_running, done, log, options, task
 from tasks.training import DAYS, Evaluated, Trained, finished
 
 TOLD = "device.json"  # in a run's folder: the steps of the child that completed

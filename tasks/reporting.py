@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.exceptions import PrefectHTTPStatusError
 
@@ -14,7 +13,7 @@ from smollm3_ft.monitoring import delivery
 from smollm3_ft.report import Failure, Status, Step
 from smollm3_ft.runs import Run
 from tasks import steps
-from tasks.steps import ANEW, UNREACHABLE, call, log, options
+from tasks.steps import ANEW, UNREACHABLE, call, log, options, task
 
 
 @task(**{**options("links", timeout=120), **ANEW})

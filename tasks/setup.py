@@ -8,7 +8,6 @@ import uuid
 from pathlib import Path
 
 import yaml
-from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
@@ -37,7 +36,7 @@ from smollm3_ft.plan import Plan
 from smollm3_ft.runs import Run
 from smollm3_ft.sweeping import Search
 from tasks import remote
-from tasks.steps import HERE, call, crash_what_stands_as_running, done, log, options
+from tasks.steps import HERE, call, crash_what_stands_as_running, done, log, options, task
 
 FLOW_RUN = ".flow-run"  # in a run's folder: the id of the flow run that works, or last worked, on it
 PATIENCE = 10.0  # seconds with a Hub that does not answer

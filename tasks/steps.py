@@ -10,12 +10,13 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import httpx
+import prefect
 from prefect import Task
 from prefect.cache_policies import NO_CACHE, CacheKeyFnPolicy
 from prefect.client.orchestration import SyncPrefectClient
@@ -26,6 +27,7 @@ from prefect.futures import PrefectFuture, wait
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
+from smollm3_ft import redaction
 from smollm3_ft.errors import (
     ConfigError,
     DataError,
@@ -38,13 +40,20 @@ from smollm3_ft.errors import (
 )
 from smollm3_ft.report import Step
 
+Asked = ParamSpec("Asked")
 Result = TypeVar("Result")
 log = logging.getLogger("smollm3_ft.steps")
+log.addFilter(redaction.Filter())
 logging.getLogger("smollm3_ft").setLevel(logging.INFO)  # Prefect takes it to a run's page, and by itself warnings alone
 HERE: ContextVar[list[Step]] = ContextVar("steps")
 ANEW: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}  # of a step that a retry does again
 UNREACHABLE = (httpx.TransportError, PrefectHTTPStatusError)  # how a Prefect server fails that is away
 NEVER_HELPS = (ConfigError, DataError, PublishError, RunBusy, Stopped, Undelivered)  # delivery.py tries by itself
+
+
+def task(**given: Any) -> Callable[[Callable[Asked, Result]], Task[Asked, Result]]:
+    """Prefect's decorator, of a step whose errors hold no secret: Prefect stores them, with all that hangs on them."""
+    return lambda work: prefect.task(**given)(redaction.guarded(work))
 
 
 def options(name: str, timeout: int | None, retries: int = 2, delays: tuple[float, ...] = (2, 10)) -> dict[str, Any]:

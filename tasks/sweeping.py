@@ -7,7 +7,6 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
@@ -17,7 +16,7 @@ from smollm3_ft.config import Config
 from smollm3_ft.searchspace import Sweep
 from smollm3_ft.sweeping import Search
 from tasks import pool_trials, remote
-from tasks.steps import done, options
+from tasks.steps import done, options, task
 
 
 @task(**options("resolve sweep", timeout=120, retries=0))

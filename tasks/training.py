@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prefect import task
 from pydantic import BaseModel, ConfigDict
 
 from smollm3_ft import (
@@ -33,7 +32,7 @@ from smollm3_ft.plan import Plan
 from smollm3_ft.pulse import Pulse
 from smollm3_ft.runs import Run
 from tasks.following import Follower
-from tasks.steps import call, log, options
+from tasks.steps import call, log, options, task
 
 DAYS = 24 * 3600
 EVALUATED = ".evaluated"  # below the folder of all runs: scores, by their fingerprint

@@ -136,6 +136,13 @@ def test_every_resolved_configuration_arrives(schema: dict[str, Any]) -> None:
         ({"recipe": "sft"}, "'sft' is not one of"),
         ({"sead": 1}, "'sead' was unexpected"),
         ({"seed": 2**32}, "config.seed"),
+        ({"model": {"name": f"hf_{'a' * 34}"}}, "config.model.name"),
+        ({"name": f"hf_{'a' * 34}"}, "config.name"),
+        ({"publish": {"repo": f"me/hf_{'a' * 34}"}}, "config.publish.repo"),
+        ({"evaluate": {"prompts": ["Hello", f"I am hf_{'a' * 34}"]}}, "config.evaluate.prompts"),
+        ({"data": {"columns": {"a": f"hf_{'a' * 34}"}}}, "config.data.columns"),
+        ({"data": {"source": [{"source": f"hf_{'a' * 34}"}]}}, "config.data.source"),
+        ({"monitor": {"trackio": "http://me:password@server"}}, "config.monitor.trackio"),
     ],
 )
 def test_what_is_out_of_bounds_does_not(schema: dict[str, Any], config: dict[str, Any], said: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 
+from smollm3_ft import redaction
 from smollm3_ft.config import tracker_of
 from smollm3_ft.errors import Undelivered
 from smollm3_ft.monitoring import trackio_rows, trackio_space
@@ -158,4 +159,4 @@ def _cause(error: Exception) -> str:
 
 
 def _line(text: str) -> str:
-    return text.strip().partition("\n")[0][:200]
+    return redaction.redacted(text.strip().partition("\n")[0])[:200]
