@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flows import chat_command, compare, data, doctor_command, gc, publish_command, rows
+from flows import chat_command, compare, data, doctor_command, gc, init_command, publish_command, rows
 from flows import runs as listing
 from smollm3_ft import agreement, disk, gate, layers, locks, plan, report, reproduce, resolve, runs
 from smollm3_ft.config import Config
@@ -218,6 +218,7 @@ def _show_plan(resolved: Resolved, revisions: dict[str, str] | None = None) -> N
     console.print(table)
 
 
+app.command("init")(init_command.command)
 app.command("data")(data.command)
 app.command("rows")(rows.command)
 app.command("chat")(chat_command.command)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from flows import datadisplay
 from smollm3_ft import chat, data, files, inspection, layers, models, plan, resolve, sources
-from smollm3_ft.config import Config
+from smollm3_ft.config import Config, Data
 from smollm3_ft.errors import ConfigError, DataError, Problem
 from smollm3_ft.models import ModelPlan
 from smollm3_ft.sources import SourcePlan
@@ -23,11 +23,15 @@ HELD_OUT = ("test", "validation")
 
 
 class Looked(NamedTuple):
-    """A source that was prepared: its ledger, the folder of its quarantine, and, where a row is kept, the whole."""
+    """A source that was prepared: its ledger, the folder of its quarantine, and, where a row is kept, the whole.
+
+    `data` is as asked for, but for what too few rows could not give.
+    """
 
     ledger: dict[str, Any]
     folder: Path
     prepared: data.Prepared | None
+    data: Data
 
 
 def command(
@@ -41,7 +45,7 @@ def command(
     plan.check_writable(runs_dir)
     pinned = sources.locate(config.data)
     model = models.pin(config.model, runs_dir)
-    looked = _look(config, pinned, model, Console(stderr=True, highlight=False, style="dim"))
+    looked = look(config, pinned, model, Console(stderr=True, highlight=False, style="dim"))
     if as_json:
         value = {"schema_version": 1, **looked.ledger, "quarantine": inspection.quarantine(looked.folder)}
         typer.echo(json.dumps(value, indent=2))
@@ -79,10 +83,15 @@ def _needed(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in OTHER_SECTIONS}
 
 
-def _look(config: Config, pinned: tuple[SourcePlan, ...], model: ModelPlan, messages: Console) -> Looked:
-    """Prepare; or the bare ledger where no row could be kept and any number of bad rows is allowed."""
+def look(
+    config: Config, pinned: tuple[SourcePlan, ...], model: ModelPlan, messages: Console, method: str | None = None
+) -> Looked:
+    """Prepare; or the bare ledger where no row could be kept and any number of bad rows is allowed.
+
+    Without a `method`, rows are judged by their format alone. Raises DataError as preparing does.
+    """
     runs_dir, folder = Path(config.runs_dir), Path(model.folder)
-    asked = data.request(pinned, config.data, config.seed, None, folder, model.chat_digest, runs_dir, Path())
+    asked = data.request(pinned, config.data, config.seed, method, folder, model.chat_digest, runs_dir, Path())
     beside = asked.folder.with_name(f".failed-{asked.fingerprint}")
     asked = asked.model_copy(update={"beside": str(beside)})
     try:
@@ -90,14 +99,16 @@ def _look(config: Config, pinned: tuple[SourcePlan, ...], model: ModelPlan, mess
     except DataError as error:
         if config.data.max_bad_rows == 1.0 and (beside / "ledger.json").is_file():
             book = files.read_json(beside / "ledger.json")
-            return Looked({key: value for key, value in book.items() if key != "schema_version"}, beside, None)
+            return Looked(
+                {key: value for key, value in book.items() if key != "schema_version"}, beside, None, config.data
+            )
         too_few = next((split for split in HELD_OUT if error.message.startswith(f"data.{split}=")), None)
         if too_few is not None:  # of rows that are only looked at, none need be held out
             messages.print(f"{error.message}: none are held out")
             changed = config.data.model_copy(update={too_few: None})
-            return _look(config.model_copy(update={"data": changed}), pinned, model, messages)
+            return look(config.model_copy(update={"data": changed}), pinned, model, messages, method)
         raise DataError(error.message, _with_place(error.remedy, beside / "quarantine.jsonl")) from None
-    return Looked(prepared.ledger, Path(prepared.folder), prepared)
+    return Looked(prepared.ledger, Path(prepared.folder), prepared, config.data)
 
 
 def _with_place(remedy: str, quarantine: Path) -> str:
