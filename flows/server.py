@@ -29,7 +29,8 @@ from smollm3_ft import files
 from smollm3_ft.errors import FinetuneError
 from smollm3_ft.processes import without_secrets
 
-STARTED: list[subprocess.Popen[bytes]] = []  # by this process; another may be the one that ends it
+STARTED: list[subprocess.Popen[bytes]] = []  # servers, by this process; another may be the one that ends them
+GUARDS: dict[Path, subprocess.Popen[bytes]] = {}  # by folder, of those
 SECONDS_TO_START = 180
 SECONDS_TO_STOP = 20
 
@@ -91,6 +92,10 @@ def _leave(folder: Path, users: IO[str]) -> None:
         fcntl.flock(users, fcntl.LOCK_SH)  # at once where others use it
     else:
         _end(folder)
+        if folder in GUARDS:  # it has nothing left to wait for
+            guarding = GUARDS.pop(folder)
+            guarding.terminate()
+            guarding.wait()
 
 
 def guard(folder: Path) -> None:
@@ -139,7 +144,7 @@ def _start(folder: Path) -> tuple[Server, subprocess.Popen[bytes]]:
     files.write(folder / ".server", json.dumps(told), mode=0o600)
     watch = [sys.executable, "-m", "flows.server", str(folder)]
     quiet, clean = subprocess.DEVNULL, without_secrets(os.environ)
-    STARTED.append(subprocess.Popen(watch, env=clean, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True))
+    GUARDS[folder] = subprocess.Popen(watch, env=clean, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
     return server, process
 
 

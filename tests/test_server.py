@@ -116,6 +116,16 @@ def test_the_server_does_not_outlive_a_killed_command(tmp_path: Path) -> None:
     assert status(f"{address}/api/health") is None
 
 
+def test_whoever_ends_the_server_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that watched over it ends with it, and is waited for."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setattr(server, "_wait_for", lambda *_: None)
+    before = psutil.Process().children()
+    with server.running(tmp_path):
+        assert len(psutil.Process().children()) == len(before) + 2
+    assert psutil.Process().children() == before
+
+
 def test_a_server_that_does_not_start_says_where_to_look(tmp_path: Path) -> None:
     """Its last line, and the file that has the others."""
     (tmp_path / ".server-log").write_text("one\nno room\n")
