@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from smollm3_ft import files, gate, layers, locks, permitted, publishing, report, runs
+from smollm3_ft import files, gate, layers, locks, permission, permitted, publishing, report, runs
 from smollm3_ft.config import Publish
 from smollm3_ft.errors import ConfigError, FinetuneError, Problem, RunBusy, Stopped
 from smollm3_ft.layers import merged
@@ -22,6 +22,7 @@ from smollm3_ft.unbuilt import unbuilt
 from smollm3_ft.validation import validate
 
 FAILED, BLOCKED = 1, 3
+PATIENCE = 30.0  # seconds with a Hub that does not answer, before anything is begun
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
@@ -48,6 +49,8 @@ def command(
         errors.print(f"[yellow]not published:[/] {escape(why)}", soft_wrap=True)
         errors.print('It goes all the same with a reason, which its card states: --despite-gate "…"', soft_wrap=True)
         raise typer.Exit(BLOCKED)
+    if run.config.publish.target == "hub":
+        permission.check(run.config.publish, run.name, PATIENCE)  # before a server is started
     raise typer.Exit(_publish(run, words, despite_gate.strip() if despite_gate else None))
 
 
@@ -58,7 +61,7 @@ def _asked(words: list[str]) -> Run:
         raise ConfigError(Problem("run", f"{len(named)} runs are named", "name one, by its name or its folder"))
     given = layers.parse_words([word for word in words if "=" in word])
     runs_dir = Path(str(given.pop("runs_dir", "runs"))).expanduser().absolute()
-    others = [key for key in given if key != "publish"]
+    others = [key for key, _ in layers.flatten(given) if not key.startswith("publish.")]
     if others:
         remedy = "what was trained stays; only publish.* can be given here"
         raise ConfigError(*(Problem(key, "is no key of publishing", remedy) for key in others))

@@ -87,9 +87,9 @@ def insist(ask: Callable[[], Answer], patience: float) -> Answer:
         except Exception as error:
             if not may_pass(error):
                 refused = refusal(error)
-                if refused is None or refused is error:
-                    raise
-                raise refused from error  # the client wraps those of large files
+                if refused is None or refused is error or isinstance(error, ValueError):
+                    raise  # a card that the Hub refuses has its reasons in the client's own words
+                raise refused from None  # the client wraps those of large files
             pause = _asked_wait(error) or wait * random.uniform(0.5, 1.5)  # noqa: S311  # several wait, not in step
             if time.monotonic() + pause > began + patience:
                 raise HubUnreachable(f"the Hub does not answer as it should ({cause(error)})", "try again") from None

@@ -31,13 +31,26 @@ KEY = "publish.repo"
 def account() -> dict[str, Any]:
     """Whose token this is, as `whoami` tells it, once a process: the Hub takes few of these questions.
 
-    Raises ConfigError for a token that the Hub does not know.
+    Raises ConfigError without a token, and for one that the Hub does not know.
     """
-    from huggingface_hub import whoami
+    from huggingface_hub import get_token, whoami
 
+    if get_token() is None:
+        remedy = "set HF_TOKEN, or log in with `hf auth login`, or use publish.target=local"
+        raise ConfigError(Problem("HF_TOKEN", "publish.target=hub needs a token that may write", remedy))
     hubclient.limit_waiting()
     with named("this token"):
         return dict(whoami(cache=True))
+
+
+def check(publish: Publish, name: str, patience: float) -> str:
+    """See that the run `name` may be published on the Hub as `publish` says. Returns what was found, in words.
+
+    Raises ConfigError where it may not, HubUnreachable where the Hub does not answer for `patience` seconds.
+    """
+    repo = repository(publish, name, patience)
+    found = hubclient.insist(lambda: claim(hubclient.api(), repo, publish.private), patience)
+    return f"we may write to {repo}" if found else f"we may make {repo}"
 
 
 def repository(publish: Publish, name: str, patience: float) -> str:

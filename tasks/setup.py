@@ -88,10 +88,7 @@ def authenticate(run: Run) -> str:
     from huggingface_hub import get_token
     from huggingface_hub.errors import HfHubHTTPError
 
-    if get_token() is None:
-        if publishes:
-            remedy = "set HF_TOKEN, or log in with `hf auth login`, or use publish.target=local"
-            raise ConfigError(Problem("HF_TOKEN", "publish.target=hub needs a token that may write", remedy))
+    if get_token() is None and not publishes:
         return done("no token: public models and datasets only (set HF_TOKEN for others)", "none")
     try:
         name = str(hubclient.insist(permission.account, PATIENCE)["name"])
@@ -100,14 +97,12 @@ def authenticate(run: Run) -> str:
             raise
         log.warning("authenticate: %s", error)
         return done(f"not now: {hubclient.cause(error)}; training goes on, and what it logs waits", "none")
-    said = f"the Hub knows us as {name}"
     if models.is_on_hub(config.model.name):
         hubclient.insist(lambda: permission.check_model(hubclient.api(), config.model.name), PATIENCE)
+    said = f"the Hub knows us as {name}"
     if publishes:
-        repo = permission.repository(config.publish, run.name, PATIENCE)
-        found = hubclient.insist(lambda: permission.claim(hubclient.api(), repo, config.publish.private), PATIENCE)
-        demospace.check(config, repo, PATIENCE)
-        said += f"; we may write to {repo}" if found else f"; we may make {repo}"
+        said += f"; {permission.check(config.publish, run.name, PATIENCE)}"
+        demospace.check(config, permission.repository(config.publish, run.name, PATIENCE), PATIENCE)
     return done(said, name)
 
 
