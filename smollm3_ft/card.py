@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 import jinja2
 
-from smollm3_ft import cardhead, files, fit, models, pages, reproduce, runs, sources
+from smollm3_ft import cardhead, files, fit, models, pages, reproduce, runs
 from smollm3_ft.config import Config, tracker_of
-from smollm3_ft.errors import PublishError
+from smollm3_ft.errors import ConfigError, Problem, PublishError
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.sources import SourcePlan
 
@@ -47,6 +47,16 @@ def render(
         line = f":{error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
         raise PublishError(f"{own / TEMPLATE}{line} cannot be rendered ({error})", "mend it, or move it away") from None
     return f"---\n{head}\n---\n\n{text.strip()}\n"
+
+
+def check_own(runs_dir: Path) -> None:
+    """Raise ConfigError where the user's own template cannot be read: before training, and not after it."""
+    own = runs_dir / OWN / TEMPLATE
+    try:
+        pages.templates(escaped=False, before=own.parent).get_template(TEMPLATE)
+    except (jinja2.TemplateSyntaxError, UnicodeDecodeError) as error:
+        line = f":{error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
+        raise ConfigError(Problem(f"{own}{line}", f"is no template ({error})", "mend it, or move it away")) from None
 
 
 def _told(plan: TrainingPlan, evaluation: Mapping[str, Any], ledger: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,8 +196,7 @@ def _hub_sources(plan: TrainingPlan) -> Iterator[tuple[str, str | None]]:
 def _pin(source: SourcePlan) -> dict[str, str | None]:
     """Where a source is, and which version of it."""
     link = f"{_hub()}/datasets/{source.source}" if source.kind == "hub" else None
-    digest = source.content if source.source not in sources.BUILTIN else None
-    return {"link": link, "version": source.revision or digest, "config": source.config}
+    return {"link": link, "version": source.revision or source.content, "config": source.config}
 
 
 def _links(config: Config) -> Iterator[tuple[str, str]]:

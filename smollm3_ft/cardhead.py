@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from smollm3_ft.fit import TrainingPlan
+from smollm3_ft.permission import CARD, TAG
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-TAG = "smollm3-ft"  # this project made the repository
 TASK = "text-generation"
 OF_LICENCE = ("license", "license_name", "license_link")
-CARD = "README.md"
 
 
 def made(plan: TrainingPlan, evaluation: Mapping[str, Any], datasets: Mapping[str, str | None]) -> str:
@@ -33,7 +32,7 @@ def made(plan: TrainingPlan, evaluation: Mapping[str, Any], datasets: Mapping[st
             library_name="peft" if is_adapter else "transformers",
             pipeline_tag=TASK,
             **licence(plan),
-            language=_base_head(plan).get("language"),
+            language=_base_head(plan, "language").get("language"),
             datasets=list(datasets) or None,
             tags=[TAG, train.method, *([train.adapter] if train.adapter != "none" else [])],
             model_name=plan.name if results else None,
@@ -46,8 +45,7 @@ def made(plan: TrainingPlan, evaluation: Mapping[str, Any], datasets: Mapping[st
 
 def licence(plan: TrainingPlan) -> dict[str, Any]:
     """The base model's licence as its card has it, `license`, `license_name` and `license_link`; empty if unknown."""
-    head = _base_head(plan)
-    found = {key: head[key] for key in OF_LICENCE if isinstance(head.get(key), str | list)}
+    found = _base_head(plan, *OF_LICENCE)
     link = found.get("license_link")
     if isinstance(link, str) and "://" not in link and plan.model.kind == "hub":
         from huggingface_hub.constants import ENDPOINT
@@ -56,15 +54,16 @@ def licence(plan: TrainingPlan) -> dict[str, Any]:
     return found if "license" in found else {}
 
 
-def _base_head(plan: TrainingPlan) -> dict[str, Any]:
-    """The head of the base model's own card; empty where there is none that can be read."""
+def _base_head(plan: TrainingPlan, *keys: str) -> dict[str, Any]:
+    """Some keys of the head of the base model's own card: those that are there, and a text or a list."""
     try:
         text = (Path(plan.weights) / CARD).read_text(encoding="utf-8")
         before, head, _ = text.split("---\n", 2)
         value = yaml.safe_load(head) if not before.strip() else None
     except (OSError, ValueError, yaml.YAMLError):
         return {}
-    return value if isinstance(value, dict) else {}
+    known = value if isinstance(value, dict) else {}
+    return {key: known[key] for key in keys if isinstance(known.get(key), str | list)}
 
 
 def _results(evaluation: Mapping[str, Any], datasets: Mapping[str, str | None]) -> list[EvalResult]:

@@ -60,10 +60,11 @@ def make(config: Config, revisions: Mapping[str, str] | None = None) -> Plan:
 
     Raises ConfigError with what to do; trouble on the network passes through, to be tried again.
     """
-    from smollm3_ft import gate  # it reads runs, whose records hold plans
+    from smollm3_ft import card, gate  # they read runs, whose records hold plans
 
     runs_dir = Path(config.runs_dir)
     check_writable(runs_dir)
+    card.check_own(runs_dir)
     if pool_of(config) is None:
         adapters.check(config)
     pinned_sources = sources.locate(config.data, runs_dir, revisions)
