@@ -34,6 +34,9 @@ def complete(plan: TrainingPlan, repo: str | None = None, despite_gate: str | No
     names = public_names([source["source"] for source in plan.prepared.ledger["sources"]])
     found = files.read_json(Path(plan.folder) / "evaluation.json")
     evaluation = public_evaluation(found, names, plan.config.publish.samples)
+    if "quantized" in evaluation:
+        there = {kind: one for kind, one in evaluation["quantized"].items() if (folder / kind).is_dir()}
+        evaluation["quantized"] = there
     ledger = public_ledger(plan.prepared.ledger, names)
     curves = journal.curves(Path(plan.folder) / "metrics.jsonl", "loss")
     text = card.render(plan, evaluation, ledger, curve=bool(curves), repo=repo, despite_gate=despite_gate)

@@ -170,10 +170,13 @@ def test_other_measurements(plan: TrainingPlan) -> None:
     }
     sides = {side: {"loss": INTERVAL, "general_loss": INTERVAL} for side in ("base", "tuned")}
     forgotten = {**sides, "difference": {"loss": INTERVAL, "general_loss": WORSE}, "general_rows": 40}
-    int8 = {"bytes": 2**20, "loss": INTERVAL, "difference": WORSE}
-    text = card(plan, harness=harness, quantized={"int8": int8}, **forgotten)
+    int8 = {"bytes": 2**20, "loss": INTERVAL, "difference": {"loss": WORSE}}
+    (Path(plan.folder) / "model" / "int8").mkdir()
+    text = card(plan, harness=harness, quantized={"int8": int8, "int4": int8}, **forgotten)
+    (Path(plan.folder) / "model" / "int8").rmdir()
     assert "| arc | acc | 0.250 ± 0.010 | 0.500 ± 0.020 |" in text
     assert "| int8 | 1.0 MiB | 0.500 [0.250, 0.750] | -0.500 [-0.750, -0.250] | worse |" in text
+    assert "int4" not in text  # it is not in the folder
     assert "- It forgot: on general rows its loss is worse than the base model's." in text
 
 
