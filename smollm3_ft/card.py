@@ -137,16 +137,14 @@ def _beside(measured: Mapping[str, Any], name: str) -> str:
 
 
 def _quantized(evaluation: Mapping[str, Any]) -> list[dict[str, str | None]]:
-    """A row for each variant: its size, its loss, and what it loses beside the model itself."""
+    """A row for each variant: its size and, where rows were held out, its loss beside the model's own."""
     return [
         {
             "kind": kind,
             "size": files.gib(one["bytes"]),
-            "loss": pages.interval(one["loss"]),
-            "difference": pages.interval(
-                one["difference"]["loss"] if "loss" in one["difference"] else one["difference"]
-            ),
-            "verdict": verdict(one["difference"]["loss"] if "loss" in one["difference"] else one["difference"]),
+            "loss": pages.interval(one["loss"]) if "loss" in one else "not measured",
+            "difference": pages.interval(one["difference"]["loss"]) if "loss" in one else "not measured",
+            "verdict": verdict(one["difference"]["loss"]) if "loss" in one else "",
         }
         for kind, one in (evaluation.get("quantized") or {}).items()
     ]
