@@ -182,7 +182,7 @@ class Evaluate(Section):
     prompts: str | tuple[str, ...] | None = Field(None, description="A file or a list of own prompts")
     general: str | None = Field("builtin:general", description="Rows that show what was forgotten")
     gate: Gate | None = Field(None, description="What must hold before a model is published")
-    harness: tuple[str, ...] | None = Field(None, description="lm-eval tasks")
+    harness: tuple[str, ...] | None = Field(None, description="Tasks of lm-eval: names or files")
 
 
 class Monitor(Section):

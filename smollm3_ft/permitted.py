@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from smollm3_ft import probes
+from smollm3_ft import harness, probes
 from smollm3_ft.config import Config, tracker_of
 from smollm3_ft.errors import Problem
 from smollm3_ft.models import is_on_hub as is_hub_model
@@ -24,7 +24,16 @@ def refused(config: Config, environment: Mapping[str, str]) -> Iterator[Problem]
     if config.model.trust_remote_code and environment.get("SMOLLM3_FT_ALLOW_REMOTE_CODE") != "1":
         what = "code from a model's repository may not be run here"
         yield Problem("model.trust_remote_code", what, "SMOLLM3_FT_ALLOW_REMOTE_CODE=1 permits it")
+    yield from _not_run(config, environment)
     yield from _unowned(config, environment)
+
+
+def _not_run(config: Config, environment: Mapping[str, str]) -> Iterator[Problem]:
+    """Files of lm-eval's tasks, whose templates and functions are code, where what may be read is limited."""
+    if environment.get("SMOLLM3_FT_READ_ROOTS") and environment.get("SMOLLM3_FT_ALLOW_REMOTE_CODE") != "1":
+        for key, place in harness.places(config):
+            what = f"{place} could run code, which may not be done here"
+            yield Problem(key, what, "SMOLLM3_FT_ALLOW_REMOTE_CODE=1 permits it")
 
 
 def _unread(config: Config, roots: str) -> Iterator[Problem]:
@@ -34,7 +43,7 @@ def _unread(config: Config, roots: str) -> Iterator[Problem]:
     places = [("model.name", config.model.name)] if not is_hub_model(config.model.name) else []
     names = [source] if isinstance(source, str) else [one.source for one in source]
     places += [("data.source", name) for name in names if not is_hub_dataset(name)]
-    places += probes.places(config)
+    places += [*probes.places(config), *harness.places(config)]
     for key, place in places:
         matching = glob.glob(os.path.expanduser(place), recursive=True)  # noqa: PTH111, PTH207  # patterns with a root
         found = [_real(one) for one in (place, *matching)]  # a pattern may lead through a link

@@ -16,6 +16,7 @@ from smollm3_ft import (
     devices,
     disk,
     documents,
+    harness,
     models,
     packing,
     predictions,
@@ -67,6 +68,7 @@ def make(config: Config, revisions: Mapping[str, str] | None = None) -> Plan:
     card.check_own(runs_dir)
     if pool_of(config) is None:
         adapters.check(config)
+        harness.check(config)
     pinned_sources = sources.locate(config.data, runs_dir, revisions)
     model = models.pin(config.model, runs_dir)
     if config.data.max_length > model.context:

@@ -65,12 +65,13 @@ def run(
     on_beat: Callable[[], None] = lambda: None,
     inherit: Sequence[int] = (),
     count: int = 1,
+    online: bool = False,
 ) -> None:
     """Run `python -m module arguments` to its end. `on_line` gets its output, `on_tick` is called twice a second.
 
     `on_beat` is called by the listening thread whenever the child says that it goes on. What `on_tick` raises ends the
     child, ProcessDied at once. With a `count` it is that many processes under `accelerate launch`, which ends them all
-    when one of them ends badly.
+    when one of them ends badly. Only one that is `online` may ask the Hub.
 
     Raises ProcessDied where a signal ended it, TrainingError or ConfigError with its own words where it failed. When
     this process is interrupted, the child is told to stop, and ended if it has not done so in 30 seconds.
@@ -82,7 +83,7 @@ def run(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env=_environment(count),
+        env=_environment(count, online),
         pass_fds=inherit,
         start_new_session=True,  # Ctrl-C reaches it through us, once
     )
@@ -200,10 +201,9 @@ def _launcher(count: int) -> list[str]:
     return [*LAUNCHER, "--num_processes", str(count), "--num_machines", str(machines), *port, "-m"]
 
 
-def _environment(count: int) -> dict[str, str]:
+def _environment(count: int, online: bool) -> dict[str, str]:
     kept = {name: value for name, value in without_secrets(os.environ).items() if not name.startswith("PREFECT_")}
-    # A thread that spins while it waits halves a machine's work for everybody: with another process on one of two
-    # cores, training ran at a twentieth of its speed.
+    # A thread that spins while it waits takes a core from all: beside another process, training ran 20 times slower.
     kept.setdefault("OMP_WAIT_POLICY", "passive")
     kept.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for large pages: a tensor's first touch is a fault a page
     if "PYTORCH_CUDA_ALLOC_CONF" not in kept:  # its older name
@@ -213,13 +213,13 @@ def _environment(count: int) -> dict[str, str]:
     if count > 1:
         kept.setdefault("OMP_NUM_THREADS", _threads(count))
     kept[PARENT] = str(os.getpid())
-    return {**kept, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
+    kept.update({} if online else {"HF_HUB_OFFLINE": "1"})
+    return {**kept, "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def _threads(count: int) -> str:
     """For each of the processes of one machine, its share of the cores."""
-    here = max(1, count // devices.machines())
-    return str(max(1, (psutil.cpu_count(logical=False) or 1) // here))
+    return str(max(1, (psutil.cpu_count(logical=False) or 1) // max(1, count // devices.machines())))
 
 
 def _listen(

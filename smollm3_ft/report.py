@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from smollm3_ft import agreement, files, fit, journal, pages, publishing, runs
+from smollm3_ft import agreement, files, fit, harness, journal, pages, publishing, runs
 from smollm3_ft.config import tracker_of
 from smollm3_ft.errors import ConfigError
 from smollm3_ft.fit import TrainingPlan
@@ -167,6 +167,7 @@ def render(template: str, run: Run, report: dict[str, Any]) -> str:
             metrics_of=pages.metrics,
             answers=evaluation.get("answers"),
             general_rows=evaluation.get("general_rows"),
+            standard=harness.shown(evaluation.get("harness", {})),
             gate=evaluation.get("gate", {"state": "none"}),
             samples=evaluation.get("samples", []),
             duration=pages.duration,

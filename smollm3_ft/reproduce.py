@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from smollm3_ft import files, fit, hub, models, runs, sources
+from smollm3_ft import files, fit, harness, hub, models, runs, sources
 from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.fit import TrainingPlan
@@ -219,13 +219,8 @@ def _without_places(evaluate: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(kept.get("gate"), dict):
         kept["gate"] = {key: value for key, value in kept["gate"].items() if key != "not_worse_than"}
     if isinstance(kept.get("harness"), list):
-        kept["harness"] = [task for task in kept["harness"] if not _is_file(task)] or "none"
+        kept["harness"] = [task for task in map(str, kept["harness"]) if not harness.is_file(task)] or "none"
     return kept
-
-
-def _is_file(task: Any) -> bool:
-    """Whether a task of the harness is a file, and not one that lm-eval knows by its name."""
-    return not isinstance(task, str) or "/" in task or Path(task).suffix in (".yaml", ".yml")
 
 
 def _missing(told: Mapping[str, Any]) -> Iterator[Problem]:

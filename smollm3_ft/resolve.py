@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from smollm3_ft import gate, layers, permitted, probes, redaction
+from smollm3_ft import gate, harness, layers, permitted, probes, redaction
 from smollm3_ft.config import Config, tracker_of
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.layers import defaults, flatten, merged, nested, without_nulls
@@ -133,7 +133,9 @@ def _with_method(config: Config) -> Config:
 def _with_absolute_places(config: Config) -> Config:
     """Folders and files named from where the command was typed, so that any other process finds them."""
     data, model, evaluate = config.data, config.model, config.evaluate
-    named = {key.partition(".")[2]: str(Path(place).expanduser().absolute()) for key, place in probes.places(config)}
+    named: dict[str, Any] = {key.partition(".")[2]: _there(place) for key, place in probes.places(config)}
+    if evaluate.harness is not None:
+        named["harness"] = tuple(_there(task) if harness.is_file(task) else task for task in evaluate.harness)
     if isinstance(data.source, str):
         sources: Any = _absolute(data.source)
     else:
@@ -146,6 +148,10 @@ def _with_absolute_places(config: Config) -> Config:
             "evaluate": evaluate.model_copy(update=named),
         }
     )
+
+
+def _there(place: str) -> str:
+    return str(Path(place).expanduser().absolute())
 
 
 def _absolute(place: str) -> str:

@@ -15,6 +15,7 @@ from smollm3_ft import (
     files,
     fit,
     gate,
+    harness,
     identity,
     locks,
     probes,
@@ -56,6 +57,7 @@ class Evaluated(BaseModel):
 
     folder: str
     fingerprint: str
+    standard: str | None = None  # the folder of the standard tasks' figures, where any are asked for
 
 
 @task(**options("fit to device", timeout=3600))
@@ -67,9 +69,9 @@ def fit_to_device(run: Run, plan: Plan, prepared: Prepared, kept: TrainingPlan |
 
 
 @task(**options("evaluate base", timeout=DAYS))
-def evaluate_base(plan: TrainingPlan, fingerprint: str, kept: Evaluated | None) -> Evaluated:
+def evaluate_base(plan: TrainingPlan, fingerprint: str, standard: str | None, kept: Evaluated | None) -> Evaluated:
     """Score the model as it was."""
-    return kept or _evaluate(plan, "base", fingerprint)
+    return kept or _evaluate(plan, "base", fingerprint, standard)
 
 
 @task(**options("train", timeout=30 * DAYS, retries=3, delays=(1, 5, 30)))
@@ -107,11 +109,13 @@ def train(plan: TrainingPlan, host: Journal, held: Sequence[int], kept: Trained 
 
 
 @task(**options("evaluate tuned", timeout=DAYS))
-def evaluate_tuned(plan: TrainingPlan, fingerprint: str, other: Other | None, kept: Evaluated | None) -> Evaluated:
+def evaluate_tuned(
+    plan: TrainingPlan, fingerprint: str, standard: str | None, other: Other | None, kept: Evaluated | None
+) -> Evaluated:
     """Score the trained model, and on the same rows the run that it must not be worse than, if it is given."""
     if other is not None:
         _evaluate(plan, str(Path(other.plan.folder) / "model"), _evaluation_mark(plan, other.model))
-    return kept or _evaluate(plan, "tuned", fingerprint)
+    return kept or _evaluate(plan, "tuned", fingerprint, standard)
 
 
 @contextmanager
@@ -141,20 +145,21 @@ def train_on_device(run: Run, plan: TrainingPlan, host: Journal, held: Sequence[
     `held` are the locks that the training process holds too, so that it is seen when its parent is gone.
     """
     done = runs.status(run.path) in runs.FINISHED
-    base_mark = _mark_of(run, "evaluate base", plan, plan.model.digest, done)
-    base = call(evaluate_base, plan, base_mark, fingerprint=base_mark, kept=_evaluated(run, base_mark, done))
-    runs.set_mark(run, "evaluate base", base_mark)
+    base_mark, standard = _marks_of(run, "base", plan, plan.model.digest, done)
+    kept = _evaluated(run, base_mark, standard, done)
+    base = call(evaluate_base, plan, base_mark, standard, fingerprint=_both(base_mark, standard), kept=kept)
+    _set_marks(run, "base", base)
     trained = call(train, plan, host, held, fingerprint=fit.mark(plan), kept=_trained(plan))
-    mark = _mark_of(run, "evaluate tuned", plan, trained.model, done)
+    mark, standard = _marks_of(run, "tuned", plan, trained.model, done)
     judged = done and (run.path / "evaluation.json").is_file()
     other = None if judged else gate.other(run.config, Path(plan.weights))
-    kept = _evaluated(run, mark, done)
-    if other is not None and _evaluated(run, _evaluation_mark(plan, other.model), done=False) is None:
+    kept = _evaluated(run, mark, standard, done)
+    if other is not None and _evaluated(run, _evaluation_mark(plan, other.model), None, done=False) is None:
         kept = None
-    tuned = call(evaluate_tuned, plan, mark, other, fingerprint=mark, kept=kept)
+    tuned = call(evaluate_tuned, plan, mark, standard, other, fingerprint=_both(mark, standard), kept=kept)
     if not judged:
         files.write_json(run.path / "evaluation.json", _compared(plan, base, tuned, other))
-    runs.set_mark(run, "evaluate tuned", mark)
+    _set_marks(run, "tuned", tuned)
     return trained, tuned
 
 
@@ -169,7 +174,9 @@ def _compared(plan: TrainingPlan, base: Evaluated, tuned: Evaluated, other: Othe
         place = Path(config.runs_dir) / EVALUATED / _evaluation_mark(plan, other.model)
         than = other.name, comparison.read_scores(place)
     verdict = gate.judge(config.evaluate.gate, compared, after, than, seed, beta)
-    return {**compared, "gate": verdict}
+    sides = {"base": base.standard, "tuned": tuned.standard}
+    standard = {side: harness.read(Path(folder)) for side, folder in sides.items() if folder}
+    return {**compared, **({"harness": standard} if standard else {}), "gate": verdict}
 
 
 def finished(run: Run) -> tuple[TrainingPlan, Trained, Evaluated] | None:
@@ -179,17 +186,28 @@ def finished(run: Run) -> tuple[TrainingPlan, Trained, Evaluated] | None:
         return None
     plan = fit.read(path)
     trained = _trained(plan) if plan.run_id == run.run_id else None
-    tuned = _evaluated(run, mark, runs.status(run.path) in runs.FINISHED)
+    tuned = _evaluated(run, mark, None, runs.status(run.path) in runs.FINISHED)
     return (plan, trained, tuned) if trained and tuned else None
 
 
-def _evaluate(plan: TrainingPlan, which: str, fingerprint: str) -> Evaluated:
+def _evaluate(plan: TrainingPlan, which: str, fingerprint: str, standard: str | None = None) -> Evaluated:
+    folder = _asked(plan, "evaluation", which, fingerprint)
+    if standard is None:
+        return Evaluated(folder=folder, fingerprint=fingerprint)
+    harness.check(plan.config)  # this machine may not be the one that planned
+    online = not all(map(harness.is_file, plan.config.evaluate.harness or ()))
+    return Evaluated(folder=folder, fingerprint=fingerprint, standard=_asked(plan, "harness", which, standard, online))
+
+
+def _asked(plan: TrainingPlan, module: str, which: str, fingerprint: str, online: bool = False) -> str:
+    """The folder of what a process found of one model, which another run may be making just now."""
     runs_dir = Path(plan.config.runs_dir)
     folder, path = runs_dir / EVALUATED / fingerprint, Path(plan.folder) / "plan.json"
-    with locks.hold(runs_dir, f".evaluated-{fingerprint}", wait=True):  # another run may be making the same
+    with locks.hold(runs_dir, f".evaluated-{fingerprint}", wait=True):
         if records.read(folder / records.RECORD, fingerprint, folder) is None:
-            processes.run("smollm3_ft.evaluation", str(path), which, str(folder), on_line=log.info)
-    return Evaluated(folder=str(folder), fingerprint=fingerprint)
+            words = (str(path), which, str(folder))
+            processes.run(f"smollm3_ft.{module}", *words, on_line=log.info, online=online)
+    return str(folder)
 
 
 def _evaluation_mark(plan: TrainingPlan, model: str) -> str:
@@ -198,15 +216,38 @@ def _evaluation_mark(plan: TrainingPlan, model: str) -> str:
     return files.digest([model, plan.prepared.fingerprint, asked, settings, identity.code(*EVALUATION_CODE)])
 
 
-def _mark_of(run: Run, step: str, plan: TrainingPlan, model: str, done: bool) -> str:
-    """What an evaluation is known by: a finished run's stands; one that goes on may do so with other code."""
-    return (runs.marks(run).get(step) if done else None) or _evaluation_mark(plan, model)
+def _marks_of(run: Run, which: str, plan: TrainingPlan, model: str, done: bool) -> tuple[str, str | None]:
+    """What an evaluation, and its standard tasks, are known by: a finished run's stand; one that goes on may do so with
+    other code."""
+    marks = runs.marks(run) if done else {}
+    if f"evaluate {which}" in marks:
+        return marks[f"evaluate {which}"], marks.get(f"harness {which}")
+    tasks = plan.config.evaluate.harness
+    return _evaluation_mark(plan, model), _harness_mark(plan, model, tasks) if tasks else None
 
 
-def _evaluated(run: Run, fingerprint: str, done: bool) -> Evaluated | None:
-    folder = Path(run.config.runs_dir) / EVALUATED / fingerprint
-    if done or records.read(folder / records.RECORD, fingerprint, folder) is not None:
-        return Evaluated(folder=str(folder), fingerprint=fingerprint)
+def _harness_mark(plan: TrainingPlan, model: str, tasks: Sequence[str]) -> str:
+    settings = (plan.config.model.dtype, plan.config.seed, plan.settings.batch_size, plan.device_name)
+    return files.digest([model, harness.fingerprint(tasks), settings, identity.code("harness")])
+
+
+def _both(fingerprint: str, standard: str | None) -> str:
+    return f"{fingerprint}-{standard}" if standard else fingerprint
+
+
+def _set_marks(run: Run, which: str, evaluated: Evaluated) -> None:
+    runs.set_mark(run, f"evaluate {which}", evaluated.fingerprint)
+    if evaluated.standard is not None:
+        runs.set_mark(run, f"harness {which}", Path(evaluated.standard).name)
+
+
+def _evaluated(run: Run, fingerprint: str, standard: str | None, done: bool) -> Evaluated | None:
+    """What was found before, where all of it is there and unaltered; a finished run's is not looked at."""
+    folders = {mark: Path(run.config.runs_dir) / EVALUATED / mark for mark in (fingerprint, standard) if mark}
+    there = (records.read(folder / records.RECORD, mark, folder) is not None for mark, folder in folders.items())
+    if done or all(there):
+        figures = str(folders[standard]) if standard else None
+        return Evaluated(folder=str(folders[fingerprint]), fingerprint=fingerprint, standard=figures)
     return None
 
 

@@ -47,7 +47,8 @@ def located(run: Run) -> tuple[sources.SourcePlan, ...]:
 def told(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) -> TrainingPlan:
     """A trained run of a local file, with values that are nobody else's."""
     plan = trained(make_plan, tmp_path_factory.mktemp("told") / "runs", "mine", **GIVEN)
-    return with_keys(plan, data={"columns": {"a.b": "prompt"}})
+    tasks = ("arc_easy", "/mine/task.yaml")
+    return with_keys(plan, data={"columns": {"a.b": "prompt"}}, evaluate={"harness": tasks})
 
 
 def with_keys(plan: TrainingPlan, **sections: dict[str, Any]) -> TrainingPlan:
@@ -68,8 +69,9 @@ def test_a_card_says_what_is_read_again(told: TrainingPlan) -> None:
 def test_a_card_tells_nothing_that_is_not_everybodys(told: TrainingPlan) -> None:
     """No folder, text, target, other run or file; of a local source its name and what is in it."""
     block = reproduce.block(told)
-    words = (str(Path(told.folder).parent), "Between us", "secret", "me/", "another", "pool")
+    words = (str(Path(told.folder).parent), "Between us", "secret", "me/", "another", "task.yaml", "pool")
     assert [word for word in words if word in block] == []
+    assert "- arc_easy" in block
     assert f"local:mine.jsonl: {files.sha256(Path(str(told.config.data.source)))}" in block
 
 

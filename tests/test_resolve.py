@@ -62,7 +62,6 @@ def test_a_section_and_its_key_cannot_both_be_given() -> None:
 REFUSED = [
     "model.trust_remote_code=true",
     "data.format=parquet",
-    "evaluate.harness=[arc_easy]",
     "publish.quantize=[int8]",
     "publish.demo_space=owner/space",
     "data.source=[{source: a.jsonl, format: parquet}]",
