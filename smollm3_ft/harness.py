@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import importlib.metadata
 import importlib.util
 import io
@@ -20,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from smollm3_ft import chat, files, fit, processes, records, runs
+from smollm3_ft import chat, files, fit, hubclient, processes, records, runs
 from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, Problem, TrainingError
 
@@ -57,7 +58,7 @@ def check(config: Config) -> None:
         raise ConfigError(Problem(KEY, what, "install it: make setup EXTRAS=eval; or leave it out"))
     problems = [problem for task in asked if is_file(task) for problem in _of_file(Path(task))]
     named = [task for task in asked if not is_file(task)]
-    known = set(_known(Path(found.submodule_search_locations[0]) / "tasks")) if named else set[str]()
+    known = _known(Path(found.submodule_search_locations[0]) / "tasks") if named else frozenset()
     for task in named:
         if task not in known:
             near = difflib.get_close_matches(task, known, n=1)
@@ -77,12 +78,12 @@ def _of_file(path: Path) -> Iterator[Problem]:
         yield Problem(KEY, f"{path} describes no task", "it needs a line `task: NAME`")
 
 
-def _known(folder: Path) -> Iterator[str]:
+@functools.cache
+def _known(folder: Path) -> frozenset[str]:
     """Every name in lm-eval's own files, read as text: its index of them takes fifteen times as long."""
-    for path in folder.rglob("*"):
-        if path.suffix in ("", *ENDINGS) and path.is_file():
-            for name, listed in NAMES.findall(path.read_bytes()):
-                yield (name or listed).decode(errors="replace")
+    paths = (path for path in folder.rglob("*") if path.suffix in ("", *ENDINGS) and path.is_file())
+    found = (pair for path in paths for pair in NAMES.findall(path.read_bytes()))
+    return frozenset((name or listed).decode(errors="replace") for name, listed in found)
 
 
 def fingerprint(tasks: Sequence[str]) -> str:
@@ -148,6 +149,7 @@ def main() -> None:
 def evaluate(plan: fit.TrainingPlan, weights: Path, cache: Path) -> dict[str, dict[str, float]]:
     """Each task's figures. The rows of a task's file are kept in `cache` meanwhile."""
     os.environ["DISABLE_MULTIPROC"] = "1"  # a standard error that is drawn: no copies of a process with threads
+    import httpx2
     import torch
     import transformers
     from lm_eval import evaluator
@@ -166,10 +168,15 @@ def evaluate(plan: fit.TrainingPlan, weights: Path, cache: Path) -> dict[str, di
         chat_template_args={"strftime_now": chat.TODAY.strftime},  # the same prompt on every day
     )
     try:
+        tasks = _loaded(plan, cache)
+    except (OSError, httpx2.TransportError) as error:
+        what = f"the rows of a standard task could not be got ({hubclient.cause(error)})"
+        raise TrainingError(what, "check the network; a gated dataset needs `hf auth login`") from None
+    try:
         with contextlib.redirect_stderr(io.StringIO()):  # a line for each move of its progress bars
             results = evaluator.evaluate(
                 asked,
-                _loaded(plan, cache),
+                tasks,
                 bootstrap_iters=BOOTSTRAPS,
                 log_samples=False,
                 apply_chat_template=True,
