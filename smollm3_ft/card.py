@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import jinja2
 
-from smollm3_ft import cardhead, files, fit, models, pages, reproduce, runs
+from smollm3_ft import cardhead, files, fit, harness, models, pages, reproduce, runs
 from smollm3_ft.config import Config, tracker_of
 from smollm3_ft.errors import ConfigError, Problem, PublishError
 from smollm3_ft.fit import TrainingPlan
@@ -77,7 +77,7 @@ def _told(plan: TrainingPlan, evaluation: Mapping[str, Any], ledger: Mapping[str
         "answered": (evaluation.get("answers") or {}).get("tuned") or {},
         "warnings": evaluation.get("warnings", []),
         "by": evaluation.get("by", {}),
-        "harness": _harness(evaluation.get("harness") or {}),
+        "harness": harness.shown(evaluation.get("harness") or {}),
         "quantized": _quantized(evaluation),
         "samples": evaluation.get("samples", []),
         "sources": [{**entry, **_pin(pinned)} for entry, pinned in zip(ledger["sources"], _pinned(plan), strict=True)],
@@ -117,23 +117,6 @@ def verdict(difference: Mapping[str, float] | None) -> str | None:
 def _with_verdicts(evaluation: Mapping[str, Any]) -> list[dict[str, str | None]]:
     found = zip(pages.metrics(evaluation), evaluation.get("difference", {}).values(), strict=True)
     return [{**row, "verdict": verdict(difference)} for row, difference in found]
-
-
-def _harness(harness: Mapping[str, Any]) -> list[dict[str, str]]:
-    """A row for each task and metric that both models have, its standard error beside it."""
-    base, tuned = harness.get("base", {}), harness.get("tuned", {})
-    return [
-        {"task": task, "metric": name, "base": _beside(base[task], name), "tuned": _beside(tuned[task], name)}
-        for task in tuned
-        for name in tuned[task]
-        if task in base and name in base[task] and not name.endswith("_stderr")
-    ]
-
-
-def _beside(measured: Mapping[str, Any], name: str) -> str:
-    error = measured.get(f"{name}_stderr")
-    known = isinstance(error, int | float)
-    return pages.figure(measured[name]) + (f" ± {pages.figure(float(error))}" if known else "")  # type: ignore[arg-type]
 
 
 def _quantized(evaluation: Mapping[str, Any]) -> list[dict[str, str | None]]:
