@@ -50,6 +50,6 @@ $(VENV)/.dev: $(VENV)/.base
 
 # Exact pins of every extra, from a fresh environment. torch brings its own triton and CUDA packages, by platform.
 lock:
-	rm -rf .lock && $(PYTHON) -m venv .lock && .lock/bin/pip install --quiet -e '.[gpu,eval,dev]'
+	rm -rf .lock && $(PYTHON) -m venv .lock && .lock/bin/pip install --quiet -e '.[gpu,eval,quantize,dev]'
 	.lock/bin/pip freeze --exclude-editable | sed 's/+cpu$$//; s/+cu[0-9]*$$//' | grep -viE '^(triton|nvidia-[a-z0-9]+-cu|cuda-)' > requirements.lock
 	rm -rf .lock

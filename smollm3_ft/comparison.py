@@ -74,6 +74,15 @@ def between(one: Scores, other: Scores, metric: str, seed: int, beta: float | No
     return measure(found, seed)["difference"][metric] if found else None
 
 
+def lost(tuned: Scores, variant: Scores, seed: int) -> dict[str, Any]:
+    """What a quantized variant of the tuned model scores, and by how much that is better: as `compare` has it.
+
+    Empty without held-out rows.
+    """
+    found = measure(_metrics(tuned, variant, None), seed) if tuned["rows"] else None
+    return {**found["tuned"], "difference": found["difference"]} if found else {}
+
+
 def measure(metrics: Sequence[Metric], seed: int) -> Measured:
     """Values and intervals. Metrics of the same rows share their draws."""
     measured: Measured = {"base": {}, "tuned": {}, "difference": {}}

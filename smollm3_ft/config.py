@@ -32,6 +32,7 @@ Recipe = Literal["demo", "sft_full", "sft_lora", "sft_qlora", "sft_long_context"
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=100)]
 RepoId = Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]+/)?[A-Za-z0-9_.-]+$", max_length=96)]
 Auto = Literal["auto"]
+Variant = Literal["int8", "int4"]
 OF_PAIRS = ("reward_accuracy", "reward_margin")  # metrics of train.method=dpo
 Loss = Literal[
     "sigmoid",
@@ -201,7 +202,7 @@ class Publish(Section):
     repo: RepoId | None = Field(None, description="The Hub repository, owner/name")
     private: bool = Field(True, description="Visibility of the repository")
     adapter: Literal["merge", "keep", "both"] = Field("merge", description="What becomes of an adapter")
-    quantize: tuple[Literal["int8", "int4"], ...] | None = Field(None, description="Quantized variants")
+    quantize: tuple[Variant, ...] | None = Field(None, description="Quantized variants")
     demo_space: RepoId | None = Field(None, description="A Space to chat with the model")
     samples: bool = Field(False, description="Row texts may appear in card, Space and dataset")
 

@@ -24,6 +24,7 @@ from smollm3_ft import (
     probes,
     settling,
     sources,
+    variants,
 )
 from smollm3_ft.config import Config, pool_of
 from smollm3_ft.errors import ConfigError, Problem
@@ -74,6 +75,8 @@ def make(config: Config, revisions: Mapping[str, str] | None = None) -> Plan:
     if config.data.max_length > model.context:
         what = f"{config.data.max_length} tokens are more than {model.name} reads ({model.context})"
         raise ConfigError(Problem("data.max_length", what, f"set it to at most {model.context}"))
+    if pool_of(config) is None:
+        variants.check(config.publish.quantize or (), model)
     gate.other(config, Path(model.folder))
     probes.made(config, Path(model.folder))
     plan = Plan(model=model, sources=pinned_sources, estimate=_estimate(config, model, pinned_sources))

@@ -71,6 +71,15 @@ def _frozen(config: Config, model: ModelPlan) -> int:
     return int(embedding * item + (model.parameters - embedding) * 4.13 / 8)
 
 
+def variants(config: Config, model: ModelPlan) -> int:
+    """Bytes of the quantized variants on the disk: embeddings as they are, else up to ten bits a weight."""
+    if config.publish.quantize is None or config.publish.target == "none":
+        return 0
+    embedding = model.vocabulary * model.hidden * (1 if model.tied else 2)
+    one = embedding * BYTES[config.model.dtype] + (model.parameters - embedding) * 10 // 8
+    return len(config.publish.quantize) * one
+
+
 def layer_activations(config: Config, model: ModelPlan, device: Device) -> int:
     """Bytes that a token leaves in a decoder layer for its way back. Bf16 is computed in by autocast.
 

@@ -130,7 +130,7 @@ def predict(config: Config, settings: Settings, work: Work, model: ModelPlan, de
         seconds=predictions.seconds(config, work, model, device, again) * settings.epochs,
         checkpoint_bytes=checkpoint,
         model_bytes=final,
-        disk_bytes=checkpoint * kept + final,
+        disk_bytes=checkpoint * kept + final + predictions.variants(config, model),
     )
 
 

@@ -11,12 +11,11 @@ from smollm3_ft.formats import FORMATS
 
 def unbuilt(config: Config) -> Iterator[Problem]:
     """A problem for each value of `config` that no step can honour yet."""
-    data, publish = config.data, config.publish
+    data = config.data
     sources = data.source if isinstance(data.source, tuple) else (Source(source=data.source, format=data.format),)
     formats = ", ".join(FORMATS)
     refused = [
         ("model.trust_remote_code", config.model.trust_remote_code, "true", "leave it false"),
-        ("publish.quantize", publish.quantize is not None, "quantizing", "leave it out"),
     ]
     for source in sources:
         known = source.format == "auto" or source.format in FORMATS

@@ -8,11 +8,13 @@ from smollm3_ft import demospace, files, gate, processes, publishing
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.runs import Run
 from tasks.steps import blocked, call, done, log, options, task
-from tasks.training import Evaluated, Trained
+from tasks.training import Evaluated, Trained, complete_variants
 
 
 @task(**options("publish", timeout=6 * 3600))
-def publish(run: Run, plan: TrainingPlan, despite_gate: str | None, kept: dict[str, Any] | None) -> dict[str, Any]:
+def publish(
+    run: Run, plan: TrainingPlan, tuned: Evaluated, despite_gate: str | None, kept: dict[str, Any] | None
+) -> dict[str, Any]:
     """Put the model where `publish.target` says, unless the gate is against it and there is no reason to do it all the
     same."""
     why = gate.blocked(run.path)
@@ -20,6 +22,8 @@ def publish(run: Run, plan: TrainingPlan, despite_gate: str | None, kept: dict[s
         return blocked(why, {"target": "none"})
     if run.config.publish.target == "none":
         return done("nothing to do: publish.target is none", {"target": "none"})
+    if kept is None:
+        complete_variants(run, plan, tuned)
     record = kept or publishing.publish(run, plan, despite_gate if why is not None else None)
     place = f"{record['repo']} at {record['commit'][:12]}, tag {record['tag']}" if record["repo"] else None
     return done(place or str(run.path / "model"), record)
@@ -50,5 +54,5 @@ def publish_and_verify(
     """Publish what was trained, and believe it only when it was read back."""
     kept = publishing.published(run)
     mark = files.digest([plan.run_id, trained.model, run.config.publish.model_dump()])
-    record = call(publish, run, plan, despite_gate, fingerprint=mark, kept=kept)
+    record = call(publish, run, plan, tuned, despite_gate, fingerprint=mark, kept=kept)
     return call(verify, run, record, tuned, fingerprint=mark, kept=kept if kept and kept["verified"] else None)

@@ -23,7 +23,9 @@ from smollm3_ft import (
     pruning,
     records,
     runs,
+    variants,
 )
+from smollm3_ft.config import Variant
 from smollm3_ft.data import Prepared
 from smollm3_ft.errors import Stopped
 from smollm3_ft.fit import TrainingPlan
@@ -110,12 +112,22 @@ def train(plan: TrainingPlan, host: Journal, held: Sequence[int], kept: Trained 
 
 @task(**options("evaluate tuned", timeout=DAYS))
 def evaluate_tuned(
-    plan: TrainingPlan, fingerprint: str, standard: str | None, other: Other | None, kept: Evaluated | None
+    plan: TrainingPlan,
+    fingerprint: str,
+    standard: str | None,
+    base: Evaluated,
+    other: Other | None,
+    kinds: Sequence[Variant],
+    kept: Evaluated | None,
 ) -> Evaluated:
-    """Score the trained model, and on the same rows the run that it must not be worse than, if it is given."""
+    """Score the trained model, and on the same rows the run that it must not be worse than, if it is given, and its
+    quantized variants, unless the gate is against it."""
     if other is not None:
         _evaluate(plan, str(Path(other.plan.folder) / "model"), _evaluation_mark(plan, other.model))
-    return kept or _evaluate(plan, "tuned", fingerprint, standard)
+    tuned = kept or _evaluate(plan, "tuned", fingerprint, standard)
+    if kinds and _compared(plan, base, tuned, other)["gate"]["state"] != "failed":
+        _quantize(plan, kinds)
+    return tuned
 
 
 @contextmanager
@@ -156,9 +168,13 @@ def train_on_device(run: Run, plan: TrainingPlan, host: Journal, held: Sequence[
     kept = _evaluated(run, mark, standard, done)
     if other is not None and _evaluated(run, _evaluation_mark(plan, other.model), None, done=False) is None:
         kept = None
-    tuned = call(evaluate_tuned, plan, mark, standard, other, fingerprint=_both(mark, standard), kept=kept)
+    kinds = () if judged or run.config.publish.target == "none" else run.config.publish.quantize or ()
+    if not all(_scores_of(plan, kind) for kind in kinds):
+        kept = None
+    tuned = call(evaluate_tuned, plan, mark, standard, base, other, kinds, fingerprint=_both(mark, standard), kept=kept)
     if not judged:
-        files.write_json(run.path / "evaluation.json", _compared(plan, base, tuned, other))
+        compared = _compared(plan, base, tuned, other)
+        files.write_json(run.path / "evaluation.json", {**compared, **_quantized(plan, tuned, kinds)})
     _set_marks(run, "tuned", tuned)
     return trained, tuned
 
@@ -177,6 +193,47 @@ def _compared(plan: TrainingPlan, base: Evaluated, tuned: Evaluated, other: Othe
     sides = {"base": base.standard, "tuned": tuned.standard}
     standard = {side: harness.read(Path(folder)) for side, folder in sides.items() if folder}
     return {**compared, **({"harness": standard} if standard else {}), "gate": verdict}
+
+
+def complete_variants(run: Run, plan: TrainingPlan, tuned: Evaluated) -> None:
+    """Bring the variants in the model's folder, and what `evaluation.json` says of them, to what `publish` asks for."""
+    kinds = run.config.publish.quantize or ()
+    variants.remove_others(plan, kinds)
+    _quantize(plan, kinds)
+    before = files.read_json(run.path / "evaluation.json")
+    after = {key: value for key, value in before.items() if key != "quantized"} | _quantized(plan, tuned, kinds)
+    if after != before:
+        files.write_json(run.path / "evaluation.json", after)
+
+
+def _quantize(plan: TrainingPlan, kinds: Sequence[Variant]) -> None:
+    """Make the variants that are not there, and score each as it lies on the disk."""
+    for kind in kinds:
+        if _scores_of(plan, kind) is None:
+            mark = _evaluation_mark(plan, variants.made(plan, kind, log.info)["model"])
+            _evaluate(plan, str(variants.folder(plan, kind)), mark)
+            runs.set_mark(runs.read(Path(plan.folder)), f"evaluate {kind}", mark)
+
+
+def _quantized(plan: TrainingPlan, tuned: Evaluated, kinds: Sequence[Variant]) -> dict[str, Any]:
+    """What `evaluation.json` says of the variants that are there: their bytes, and what they lose."""
+    found = {}
+    for kind in kinds:
+        made, scores = variants.there(plan, kind), _scores_of(plan, kind)
+        if made is not None and scores is not None:
+            after, seed = comparison.read_scores(Path(tuned.folder)), plan.config.seed
+            found[kind] = {"bytes": made["bytes"], **comparison.lost(after, comparison.read_scores(scores), seed)}
+    return {"quantized": found} if found else {}
+
+
+def _scores_of(plan: TrainingPlan, kind: Variant) -> Path | None:
+    """The folder of a variant's scores, where both are there as they were made."""
+    made = variants.there(plan, kind)
+    if made is None:
+        return None
+    mark = _evaluation_mark(plan, made["model"])
+    folder = Path(plan.config.runs_dir) / EVALUATED / mark
+    return folder if records.read(folder / records.RECORD, mark, folder) is not None else None
 
 
 def finished(run: Run) -> tuple[TrainingPlan, Trained, Evaluated] | None:

@@ -10,7 +10,19 @@ from smollm3_ft import data
 ROOT = Path(__file__).parent.parent
 FORBIDDEN = {"smollm3_ft": {"prefect", "flows", "tasks"}, "tasks": {"flows"}}
 TOUCH_MODELS = {
-    *("attention", "batches", "chatapp", "dpo", "evaluation", "losses", "memory", "pairs", "progress", "ranks"),
+    *(
+        "attention",
+        "batches",
+        "chatapp",
+        "dpo",
+        "evaluation",
+        "losses",
+        "memory",
+        "pairs",
+        "progress",
+        "quantizing",
+        "ranks",
+    ),
     *("reference", "scoring", "sft", "trainers", "training", "trial", "watching"),
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate"}
@@ -50,7 +62,7 @@ def test_only_modules_that_touch_a_model_import_torch() -> None:
             assert not names & touching, path
 
 
-@pytest.mark.parametrize("module", ["evaluation", "publishing", "training", "trial"])
+@pytest.mark.parametrize("module", ["evaluation", "publishing", "quantizing", "training", "trial"])
 def test_processes_that_import_torch_first_put_off_garbage_collection(module: str) -> None:
     """It would take a fifth of their start: nothing that is imported is garbage."""
     _docstring, _future, first, *_ = ast.parse((ROOT / "smollm3_ft" / f"{module}.py").read_text()).body
