@@ -40,8 +40,23 @@ from smollm3_ft import runs
 from smollm3_ft.errors import Undelivered
 from smollm3_ft.monitoring import delivery
 remote_client._host_is_hf_space = lambda url: True
+run = runs.read(Path(sys.argv[1]))
 try:
-    print(delivery.deliver_new("trackio", runs.read(Path(sys.argv[1]))))
+    print(delivery.deliver_new("trackio", run))
+    if (run.path / "report.json").is_file():
+        delivery.finish("trackio", run)
+except Undelivered as error:
+    print(error)
+"""
+
+
+READ_TOKEN = """
+import os, sys
+os.environ["HF_READ_TOKEN"] = sys.argv[2]
+from smollm3_ft.errors import Undelivered
+from smollm3_ft.monitoring import trackio_space
+try:
+    trackio_space.give_read_token(sys.argv[1])
 except Undelivered as error:
     print(error)
 """
@@ -149,6 +164,34 @@ def test_a_token_that_may_not_write(there: Hub, tmp_path: Path) -> None:
     assert words.endswith("; see that HF_TOKEN may write there")
 
 
+def test_a_space_gets_the_read_token_for_its_own(there: Hub, tmp_path: Path) -> None:
+    """It is set in the place of the Space's token, and nothing else is asked; without one, nothing at all."""
+    said(there, tmp_path, ADDRESS, SPACE, "private", TRACKIO_SPACE_TOKEN="hf_for_the_space")
+    secrets = there.repos["space", SPACE].created["secrets"]
+    kept = dict(secrets)
+    there.requests.clear()
+    said(there, tmp_path, READ_TOKEN, SPACE, "")
+    assert (secrets, there.requests) == (kept, [])
+    said(there, tmp_path, READ_TOKEN, SPACE, "hf_read\n")
+    assert there.requests == [f"GET /api/spaces/{SPACE}/secrets", f"POST /api/spaces/{SPACE}/secrets"]
+    assert secrets == {**kept, "HF_TOKEN": "hf_read"}
+
+
+def test_a_space_without_a_token_gets_none(there: Hub, tmp_path: Path) -> None:
+    """It needs none: its data are in its bucket."""
+    said(there, tmp_path, ADDRESS, SPACE, "private")
+    said(there, tmp_path, READ_TOKEN, SPACE, "hf_read")
+    assert list(there.repos["space", SPACE].created["secrets"]) == ["TRACKIO_WRITE_TOKEN"]
+
+
+def test_the_users_token_is_no_read_token(there: Hub, tmp_path: Path) -> None:
+    """A line says so, and the Space keeps what it has."""
+    said(there, tmp_path, ADDRESS, SPACE, "private", TRACKIO_SPACE_TOKEN="hf_for_the_space")
+    words = said(there, tmp_path, READ_TOKEN, SPACE, "hf_write")
+    assert words.startswith("HF_READ_TOKEN: is your own HF_TOKEN, which no Space may have")
+    assert there.repos["space", SPACE].created["secrets"]["HF_TOKEN"] == "hf_for_the_space"
+
+
 @pytest.fixture(scope="module")
 def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, Server]]:
     """A Trackio as it runs on a Space, which asks the Hub who may write."""
@@ -188,3 +231,16 @@ def test_a_space_takes_nothing_from_others(space: tuple[Hub, Server], tmp_path: 
         metrics.write("train", {"loss": 1.0}, 1)
     words = said(found, tmp_path / "home", DELIVER, run.folder, token="hf_read")
     assert words.startswith(f"Trackio on {SPACE} does not let us write")
+
+
+def test_the_token_goes_when_the_report_is_there(space: tuple[Hub, Server], tmp_path: Path) -> None:
+    """After the last delivery, which the user's own token makes, the Space has HF_READ_TOKEN."""
+    found, _ = space
+    run = runs.begin(configure(name="b", runs_dir=str(tmp_path), monitor__trackio=SPACE))
+    (run.path / "report.json").write_text('{"status": "completed"}')
+    (run.path / "report.md").write_text("# b")
+    secrets = found.repos["space", SPACE].created["secrets"] = {"HF_TOKEN": "hf_for_the_space"}
+    given = {"TRACKIO_SPACE_TOKEN": "hf_for_the_space", "HF_READ_TOKEN": "hf_read"}
+    assert said(found, tmp_path / "home", DELIVER, run.folder, **given) == "0"  # no record, but a report
+    assert found.requests[-1] == f"POST /api/spaces/{SPACE}/secrets"
+    assert secrets == {"HF_TOKEN": "hf_read"}

@@ -1,7 +1,8 @@
 """Trackio on another machine: a server by its URL, or a Space. Sent through Trackio's own client.
 
 Who may write: a server wants TRACKIO_WRITE_TOKEN. A Space asks the Hub about the token that comes with the request:
-TRACKIO_SPACE_TOKEN where there is one, else the user's own, sent with the request and kept nowhere.
+TRACKIO_SPACE_TOKEN where the Space has it and keeps it (no HF_READ_TOKEN takes its place), else the user's own, sent
+with the request and kept nowhere.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import Any
 
 import httpx
 
-from smollm3_ft import redaction
+from smollm3_ft import hubclient, redaction
 from smollm3_ft.config import tracker_of
-from smollm3_ft.errors import Undelivered
+from smollm3_ft.errors import ConfigError, Undelivered
 from smollm3_ft.monitoring import trackio_rows, trackio_space
 from smollm3_ft.monitoring.trackio_rows import PROJECT, Rows
 from smollm3_ft.runs import Run
@@ -85,6 +86,8 @@ def _client(run: Run) -> Iterator[Any]:
         yield _connected(_address(run), *_tokens(run))
     except httpx.HTTPStatusError as error:
         failed = _refused(run, error.response)
+    except ConfigError as error:  # of a token
+        failed = Undelivered(error.message)
     except (httpx.HTTPError, httpx.InvalidURL, ConnectionError) as error:
         failed = Undelivered(f"Trackio on {target} does not answer ({_cause(error)})")
     except (RuntimeError, ValueError) as error:  # a page that is not there, or is another: a Space that starts, a proxy
@@ -127,7 +130,8 @@ def _tokens(run: Run) -> tuple[str | None, str | None]:
     """Trackio's token for a server of one's own, the Hub's for a Space; never one to the other."""
     if tracker_of(run.config) == "server":
         return secret("TRACKIO_WRITE_TOKEN"), None
-    return None, trackio_space.space_token() or trackio_space.own_token()
+    kept = None if hubclient.read_token() else trackio_space.space_token()  # a read token takes its place
+    return None, kept or trackio_space.own_token()
 
 
 def secret(name: str) -> str | None:

@@ -16,8 +16,16 @@ def deliver(run: Run, records: list[Record]) -> None:
 
 
 def attach(run: Run) -> None:
-    """Give Trackio the run's report, ledger and curve as an artifact. Raises Undelivered."""
-    _place(run).attach(run, trackio_rows.attachments(run))
+    """Give Trackio the run's report, ledger and curve as an artifact; then a Space needs its token no more.
+
+    Raises Undelivered.
+    """
+    if attachments := trackio_rows.attachments(run):  # of a run that failed early there may be nothing to show
+        _place(run).attach(run, attachments)
+    if tracker_of(run.config) == "space":
+        from smollm3_ft.monitoring import trackio_space
+
+        trackio_space.give_read_token(run.config.monitor.trackio)
 
 
 def _place(run: Run) -> Any:

@@ -3,7 +3,8 @@
 Its data lie in a bucket of the same owner, `<space>-bucket`, mounted at /data: a Space's own disk is emptied whenever
 it restarts. Of secrets it gets two: TRACKIO_WRITE_TOKEN, a random one where none is given, and, as `HF_TOKEN`, which
 is the name that Trackio reads, TRACKIO_SPACE_TOKEN where there is one. Never the user's own token; that is why
-Trackio's own `deploy_as_space`, which copies it, is not used.
+Trackio's own `deploy_as_space`, which copies it, is not used. After a training HF_READ_TOKEN, where there is one, takes
+the place of TRACKIO_SPACE_TOKEN.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import importlib.metadata
 import importlib.resources
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from smollm3_ft import hubclient
@@ -30,17 +33,10 @@ def address(space: str, private: bool) -> str:
 
     Raises Undelivered, and asks again the next time.
     """
-    from huggingface_hub import errors
-
     if own_token() is None:
         raise Undelivered(f"the Space {space} needs a token that may write to it", "set HF_TOKEN, or `hf auth login`")
-    try:
+    with _said(space):
         found = hubclient.insist(lambda: _found_or_made(space, private), PATIENCE)
-    except ConfigError as error:
-        raise Undelivered(error.message) from None
-    except (HubUnreachable, errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-        remedy = "see that HF_TOKEN may write there" if hubclient.is_forbidden(error) else ""
-        raise Undelivered(f"the Hub did not give us the Space {space} ({hubclient.cause(error)})", remedy) from None
     if found.sdk == "static":
         raise Undelivered(f"the Space {space} is frozen: it only shows", "name another one")
     if private and not found.private:
@@ -48,6 +44,20 @@ def address(space: str, private: bool) -> str:
         raise Undelivered(f"the Space {space} is public, and monitor.private is true", remedy)
     host: str = found.host or f"https://{found.subdomain}.hf.space"
     return host.rstrip("/")
+
+
+@contextmanager
+def _said(space: str) -> Iterator[None]:
+    """What keeps us from a Space, as Undelivered: in a line."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except ConfigError as error:
+        raise Undelivered(error.message) from None
+    except (HubUnreachable, errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        remedy = "see that HF_TOKEN may write there" if hubclient.is_forbidden(error) else ""
+        raise Undelivered(f"the Hub did not give us the Space {space} ({hubclient.cause(error)})", remedy) from None
 
 
 def own_token() -> str | None:
@@ -64,6 +74,22 @@ def space_token() -> str | None:
         what = "TRACKIO_SPACE_TOKEN is your own token, which no Space may have"
         raise Undelivered(what, "make one that can do less, or leave it out")
     return token
+
+
+def give_read_token(space: str) -> None:
+    """Put HF_READ_TOKEN, where there is one, in the place of the token that the Space has; one without gets none.
+
+    The Space restarts with it. Raises Undelivered.
+    """
+    with _said(space):
+        if (token := hubclient.read_token()) is not None:
+            hubclient.insist(lambda: _replaced(space, token), PATIENCE)
+
+
+def _replaced(space: str, token: str) -> None:
+    api = hubclient.api()
+    if "HF_TOKEN" in api.get_space_secrets(space):
+        api.add_space_secret(space, "HF_TOKEN", token)
 
 
 def _found_or_made(space: str, private: bool) -> Any:
