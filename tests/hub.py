@@ -181,6 +181,11 @@ class Server(ThreadingHTTPServer):
 
     request_queue_size = 128
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed leaves its connections; all else is a fault of this Hub, and shown."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
 
 @contextmanager
 def hub(more_routes: Routes | None = None) -> Iterator[Hub]:

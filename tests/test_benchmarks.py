@@ -131,6 +131,31 @@ def test_one_point_lost_or_twice_misses_a_goal(monkeypatch: pytest.MonkeyPatch, 
     assert [name for name, goal in goals.items() if not goal["met"]] == ([missed] if missed else [])
 
 
+@pytest.mark.parametrize("missed", ["verified", "duplicate_commits", "half_written_main", None])
+def test_one_push_that_goes_wrong_misses_a_goal(monkeypatch: pytest.MonkeyPatch, missed: str | None) -> None:
+    """A single one that is not verified, or a single state of `main` too many; what the Hub forbids is none of them."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    publishing = importlib.import_module("publishing")
+    row = {"contender": "lost", "pushes": 300, "verified": 300, "commits_twice": 0, "half_written": 0}
+    refused = {**row, "contender": "refused", "verified": 0}
+    key = {"verified": "verified", "duplicate_commits": "commits_twice", "half_written_main": "half_written"}
+    worse = {key[missed]: row[key[missed]] + (-1 if missed == "verified" else 1)} if missed else {}
+    goals = publishing.goals_of([row, {**row, **worse}, refused])
+    assert [name for name, goal in goals.items() if not goal["met"]] == ([missed] if missed else [])
+
+
+def test_publishing_has_every_fault_at_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a first push and of one over an older model."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    publishing = importlib.import_module("publishing")
+    found = [tuple(one) for one in publishing.trials({True: 30, False: 40}, 1, 200)]
+    kinds = set(publishing.NAMES) - {"random"}
+    assert {one for one in found if one[0] != "random"} == {
+        (kind, first, at) for kind in kinds for first, last in ((True, 30), (False, 40)) for at in range(1, last + 1)
+    }
+    assert sum(one[0] == "random" for one in found) == 200
+
+
 @pytest.mark.process
 def test_data_compares_every_row_and_tells_every_goal() -> None:
     """Tokens and masks are those of TRL, or of the exact reference where a text looks like a special token."""
