@@ -78,7 +78,7 @@ def check(accounts: list[Account], max_bad_rows: float) -> None:
             worst = ", ".join(f"{n} {reason} (first: {account.examples[reason]})" for reason, n in bad.items())
             raise DataError(
                 f"{total} of {rows} rows of {source} cannot be used: {worst}",
-                f"mend them, or raise data.max_bad_rows above {total / rows:.2f}",
+                "mend them" + ("" if total == rows else f", or raise data.max_bad_rows above {total / rows:.2f}"),
             )
         if account.kept == 0:
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(account.dropped.items()))

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from smollm3_ft import agreement, files, fit, harness, journal, pages, publishing, runs
+from smollm3_ft import agreement, experiments, files, fit, harness, journal, pages, publishing, runs, settling
 from smollm3_ft.config import tracker_of
 from smollm3_ft.errors import ConfigError
 from smollm3_ft.fit import TrainingPlan
@@ -65,7 +65,7 @@ def collect(run: Run, status: Status, steps: list[Step], failure: Failure | None
     """The content of `report.json`."""
     folder = run.path
     plan = _plan(folder / "plan.json")
-    trained = files.read_json_if_there(folder / fit.TRAINED).get("values", {})
+    trained = _trained(folder)
     evaluation = files.read_json_if_there(folder / "evaluation.json")
     return {
         "status": status,
@@ -73,7 +73,7 @@ def collect(run: Run, status: Status, steps: list[Step], failure: Failure | None
         "steps": [step._asdict() for step in steps],
         "failure": failure._asdict() if failure else None,
         "data": files.read_json_if_there(folder / "data" / "ledger.json") or None,
-        "train": _trained(trained),
+        "train": trained,
         "evaluation": {
             "base": evaluation.get("base"),
             "tuned": evaluation.get("tuned"),
@@ -100,6 +100,9 @@ def links(run: Run) -> dict[str, str]:
         "evaluation": run.path / "evaluation.json",
         "metrics": run.path / "metrics.jsonl",
     }
+    quarantine = run.path / "data" / "quarantine.jsonl"
+    if quarantine.is_file() and quarantine.stat().st_size:
+        places["quarantine"] = quarantine
     if tracker_of(run.config) == "local":
         places["trackio"] = local_trackio.folder(run.path.parent)
     found = {name: str(place) for name, place in places.items() if place.exists()}
@@ -153,11 +156,16 @@ def programs() -> str:
 def render(template: str, run: Run, report: dict[str, Any]) -> str:
     """The report as markdown or as a page."""
     evaluation = files.read_json_if_there(run.path / "evaluation.json")
+    plan = _plan(run.path / "plan.json")
+    here = {place: Path(place).relative_to(run.path) for place in report["links"].values() if run.folder in place}
     return (
         pages.templates(escaped=template.endswith(".html"))
         .get_template(template)
         .render(
             report=report,
+            about=_about(run, plan),
+            settings=dict(settling.facts(plan.settings, plan.predicted)) if plan else {},
+            here=here,
             style=pages.style(),
             curve=pages.curves(journal.curves(run.path / "metrics.jsonl", "loss")),
             rewards=pages.curves(journal.curves(run.path / "metrics.jsonl", "reward_margin")),
@@ -173,6 +181,7 @@ def render(template: str, run: Run, report: dict[str, Any]) -> str:
             duration=pages.duration,
             gib=files.gib,
             link=pages.link,
+            named=experiments.without_folders,
             agreed=agreement.words(report["reproduced"]) if report.get("reproduced") else [],
         )
     )
@@ -185,9 +194,26 @@ def _published(run: Run, status: Status) -> dict[str, Any]:
     return {key: published.get(key) for key in publishing.REPORTED}
 
 
-def _trained(trained: dict[str, Any]) -> dict[str, Any]:
+def _about(run: Run, plan: TrainingPlan | None) -> str:
+    """What was made of what, in a line without folders."""
+    model, train = experiments.without_folders(run.config.model.name), run.config.train
+    pinned = f" at {run.plan.model.revision[:12]}" if run.plan and run.plan.model.revision else ""
+    adapter = plan.settings.adapter if plan else train.adapter
+    how = ", ".join([f"recipe {run.config.recipe}", train.method, *([] if adapter == "none" else [adapter])])
+    device = f", on {plan.device_name}" if plan else ""
+    return f"{model}{pinned}, {how}{device}, begun {experiments.began(run.created)}"
+
+
+def _trained(folder: Path) -> dict[str, Any]:
+    """What training came to; of one that did not end, as far as its journal tells."""
+    found = files.read_json_if_there(folder / fit.TRAINED).get("values")
+    if found is None:
+        lines = [record for record in journal.read(folder / "metrics.jsonl") if record.kind == "train"]
+        last = {**lines[-1].values, "steps": lines[-1].step} if lines else {}
+        peak = max((int(record.values.get("memory_bytes", 0)) for record in lines), default=None)
+        found = {**last, "epochs": last.get("epoch"), "final_loss": last.get("loss"), "peak_memory_bytes": peak}
     names = ("steps", "epochs", "tokens", "supervised_tokens", "tokens_per_second", "mfu", "peak_memory_bytes")
-    return {name: trained.get(name) for name in (*names, "final_loss", "best_step", "resumed_from")}
+    return {name: found.get(name) for name in (*names, "final_loss", "best_step", "resumed_from")}
 
 
 def _alerts(folder: Path) -> list[dict[str, Any]]:
@@ -200,6 +226,7 @@ def _alerts(folder: Path) -> list[dict[str, Any]]:
 def _actual(plan: TrainingPlan, trained: dict[str, Any], steps: list[Step]) -> dict[str, Any]:
     seconds = [step.seconds for step in steps if step.name == "train" and not step.cached]
     return {
+        "steps": {"predicted": plan.settings.steps, "actual": trained.get("steps")},
         "seconds": {"predicted": plan.predicted.seconds, "actual": seconds[0] if seconds else None},
         "memory_bytes": {"predicted": plan.predicted.memory_bytes, "actual": trained.get("peak_memory_bytes")},
         "tokens": {"predicted": plan.predicted.tokens, "actual": trained.get("tokens")},

@@ -10,6 +10,7 @@ from conftest import configure
 from smollm3_ft import files, journal, report, runs
 from smollm3_ft.config import Config
 from smollm3_ft.journal import Journal
+from smollm3_ft.publishing import REPORTED
 from smollm3_ft.report import Failure, Step
 from smollm3_ft.runs import Run
 
@@ -89,6 +90,33 @@ def test_the_curve(run: Run, losses: list[float], drawn: int) -> None:
     assert (run.path / "report.html").read_text().count("<polyline") == drawn
 
 
+def test_a_run_that_did_not_end_says_how_far_it_came(run: Run) -> None:
+    """Steps, tokens, memory and loss, as its journal has them; and which rows were dropped."""
+    with Journal(run.path / "metrics.jsonl", run.run_id) as metrics:
+        for step, memory in ((10, 2**30), (20, 2**29)):
+            values = {"loss": 3.0 - step / 10, "tokens": 100 * step, "supervised_tokens": step, "memory_bytes": memory}
+            metrics.write("train", {**values, "epoch": 0.5, "tokens_per_second": 9.0}, step)
+    files.write(run.path / "data" / "quarantine.jsonl", "{}\n")
+    written = report.write(run, "interrupted", STEPS)
+    train = written["train"]
+    assert (train["steps"], train["tokens"], train["peak_memory_bytes"]) == (20, 2000, 2**30)
+    assert (train["final_loss"], train["resumed_from"]) == (1.0, None)
+    assert "Trained 20 steps so far, 2,000 tokens" in (run.path / "report.md").read_text()
+    assert '<a href="data/quarantine.jsonl">' in (run.path / "report.html").read_text()
+
+
+def test_standard_tasks_stand_beside_each_other(run: Run) -> None:
+    """Each metric of each task, with its standard error where there is one."""
+    evaluated(run)
+    sides = {"base": {"arc": {"acc": 0.25, "acc_stderr": 0.125}}, "tuned": {"arc": {"acc": 0.5, "ppl": 7.25}}}
+    evaluation = files.read_json(run.path / "evaluation.json")
+    files.write_json(run.path / "evaluation.json", {**evaluation, "harness": sides})
+    report.write(run, "completed", STEPS)
+    text = (run.path / "report.md").read_text()
+    assert "| arc | acc | 0.250 ± 0.125 | 0.5 |\n| arc | ppl | – | 7.25 |" in text
+    assert "<td>arc<td>acc<td>0.250 ± 0.125<td>0.5" in (run.path / "report.html").read_text()
+
+
 @pytest.mark.parametrize("status", ["failed", "interrupted"])
 def test_how_to_go_on(run: Run, status: Any) -> None:
     """An unfinished run says the command that goes on with it, which can be pasted."""
@@ -106,8 +134,7 @@ def test_a_finished_run_says_where_it_went_since(run: Run) -> None:
     assert report.write(run, "failed", [], FAILURE) == files.read_json(run.path / "report.json")
     files.write_json(run.path / "published.json", {"target": "hub", "repo": "me/model", "verified": True})
     after = report.write(run, "completed", [])
-    where = {"target": "hub", "repo": "me/model", "commit": None, "verified": True}
-    assert after["published"] == {**where, "answers_compared": None}
+    assert after["published"] == dict.fromkeys(REPORTED) | {"target": "hub", "repo": "me/model", "verified": True}
     assert after["links"]["model page"].endswith("/me/model")
     assert (after["steps"], after["status"]) == (before["steps"], "completed")
     assert files.read_json(run.path / "report.json") == after

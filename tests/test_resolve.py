@@ -63,7 +63,6 @@ REFUSED = [
     "model.trust_remote_code=true",
     "data.format=parquet",
     "publish.quantize=[int8]",
-    "publish.demo_space=owner/space",
     "data.source=[{source: a.jsonl, format: parquet}]",
 ]
 
