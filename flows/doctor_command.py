@@ -14,11 +14,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows import server
-from smollm3_ft import doctor, services
-from smollm3_ft.doctor import Finding, Look
+from smollm3_ft import doctor, findings, nvidia, services
+from smollm3_ft.findings import Finding, Look
 
 MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "fault": "[red]✗[/]"}
 POOLS = ("default", "cuda")
+SECONDS = 8.0  # for all who are asked, at the same time
 NO_SERVER = "no server is named: each command starts its own on this machine"
 
 
@@ -41,7 +42,9 @@ def examined(runs_dir: Path) -> dict[str, Finding]:
     """Every check's finding."""
     if os.environ.get("PREFECT_API_URL"):
         importlib.import_module("prefect.client.orchestration")  # takes seconds, which are none of the server's
-    return doctor.examine({**doctor.of_this_machine(runs_dir), **services.checks(), **of_prefect()})
+    here = {**doctor.of_this_machine(runs_dir), "cuda": nvidia.cuda}
+    found = findings.examine(here, nvidia.SECONDS_TO_START + SECONDS)
+    return {**found, **findings.examine({**services.checks(), **of_prefect()}, SECONDS)}
 
 
 def show(console: Console, found: dict[str, Finding]) -> None:

@@ -8,35 +8,27 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import re
+import os
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
 
-import pynvml
 from packaging.requirements import Requirement
 
-from smollm3_ft import adapters, devices, disk, files, identity, pages, predictions
+from smollm3_ft import devices, disk, files, identity, nvidia, pages, predictions
 from smollm3_ft.config import Config, Train
 from smollm3_ft.devices import ROOM, Device
+from smollm3_ft.findings import Finding, Look
 from smollm3_ft.models import ModelPlan
 from smollm3_ft.predictions import Micro
 
-Status = Literal["ok", "warning", "fault"]
-SECONDS = 8.0  # for all checks together: they look at the same time
 LEAST_DISK = 2**28  # bytes: less, and not even the demo ends
 SLOW_DISK = 1e8  # bytes a second
-DRIVERS = {11: 450, 12: 525, 13: 580}  # the oldest NVIDIA driver that runs programs of each CUDA, all its minors
-AMPERE = (8, 0)  # the first cards that compute in bfloat16, which the variable-length attention kernel needs too
 PYTHON = (3, 11)
 LONGEST = 65536  # tokens that SmolLM3-3B reads
 SHORTEST = 512
 NAMES = {"none": "full", "lora": "LoRA", "qlora": "QLoRA"}
 SETUP = "make setup"
-GPU_EXTRAS = "make setup EXTRAS=gpu"
 SMOLLM3 = ModelPlan(
     name="HuggingFaceTB/SmolLM3-3B",
     kind="hub",
@@ -57,54 +49,16 @@ SMOLLM3 = ModelPlan(
 )
 
 
-class Finding(NamedTuple):
-    """What a check found, in a line; the remedy where there is something to do."""
-
-    status: Status
-    detail: str
-    remedy: str = ""
-
-
-class Driver(NamedTuple):
-    """The NVIDIA driver: its version, the CUDA that it speaks, and the compute capability of each card it shows us."""
-
-    version: str
-    cuda: tuple[int, int]
-    cards: tuple[tuple[str, tuple[int, int]], ...]
-
-
-Look = Callable[[], Finding]
-
-
-def examine(checks: Mapping[str, Look], seconds: float = SECONDS) -> dict[str, Finding]:
-    """Every check's finding, in their order. They look at the same time; one that fails, or hangs, harms no other."""
-    found: dict[str, Finding] = {}
-
-    def work(name: str, look: Look) -> None:
-        try:
-            found[name] = look()
-        except Exception as error:  # noqa: BLE001  # the border; the error's text may hold what was sent
-            found[name] = Finding("fault", f"the check itself failed ({type(error).__name__})", "report it as a bug")
-
-    threads = {name: threading.Thread(target=work, args=(name, look), daemon=True) for name, look in checks.items()}
-    deadline = time.monotonic() + seconds
-    for thread in threads.values():
-        thread.start()
-    for thread in threads.values():
-        thread.join(max(0.0, deadline - time.monotonic()))
-    late = Finding("fault", f"no answer within {seconds:g} s", "check the network and the address, and try again")
-    return {name: found.get(name, late) for name in checks}
-
-
 def of_this_machine(runs_dir: Path) -> dict[str, Look]:
     """The checks that ask nobody."""
     return {
         "python": python,
         "packages": packages,
-        "torch": torch_and_driver,
+        "torch": nvidia.torch_and_driver,
         "memory": memory,
-        "kernels": kernels,
+        "kernels": nvidia.kernels,
         "disk": lambda: room(runs_dir),
+        "cache": cache,
     }
 
 
@@ -147,60 +101,6 @@ def unfit() -> Iterator[str]:
             yield f"{requirement.name} {version} ({wanted})"
 
 
-def torch_and_driver() -> Finding:
-    """Whether torch can use the GPU that is here, by the versions of both; neither is started."""
-    version, cuda, driver = importlib.metadata.version("torch"), torch_cuda(), nvidia_driver()
-    if cuda is None:
-        if driver is None or not driver.cards:
-            return Finding("ok", f"torch {version}, built for the CPU; no NVIDIA GPU here")
-        what = f"torch {version} is built for the CPU, and here is {driver.cards[0][0]}"
-        remedy = f"pip install --force-reinstall torch=={version.split('+')[0]}, of a build for CUDA"
-        return Finding("warning", what, remedy)
-    built = f"torch {version}, built for CUDA {cuda}"
-    if driver is None:
-        return Finding("warning", f"{built}, and no NVIDIA driver answers: it trains on the CPU", "install the driver")
-    if not driver.cards:
-        remedy = "see CUDA_VISIBLE_DEVICES, and nvidia-smi"
-        return Finding("warning", f"{built}; driver {driver.version} shows no GPU: it trains on the CPU", remedy)
-    major = int(cuda.split(".")[0])
-    if driver.cuda[0] < major:
-        speaks = ".".join(map(str, driver.cuda))
-        needed = f"driver {DRIVERS[major]} or newer" if major in DRIVERS else f"a driver for CUDA {major}"
-        what = f"{built}, needs {needed}; driver {driver.version} speaks CUDA {speaks}"
-        remedy = f"update the NVIDIA driver, or install torch built for CUDA {driver.cuda[0]}"
-        return Finding("fault", what, remedy)
-    number = f"{len(driver.cards)} × " if len(driver.cards) > 1 else ""
-    return Finding("ok", f"{built}; driver {driver.version}; {number}{driver.cards[0][0]}")
-
-
-def torch_cuda() -> str | None:
-    """The CUDA that torch is built for; None for the CPU alone. Read in its files: importing it takes seconds."""
-    spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        return None
-    text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
-    found = re.search(r"^cuda\b.*=\s*'([\d.]+)'", text, re.MULTILINE)
-    return found[1] if found else None
-
-
-def nvidia_driver() -> Driver | None:
-    """The NVIDIA driver of this machine; None where none answers."""
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    try:
-        version, number = str(pynvml.nvmlSystemGetDriverVersion()), int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
-        with devices.driver() as handles:
-            cards = tuple(
-                (str(pynvml.nvmlDeviceGetName(one)), tuple(pynvml.nvmlDeviceGetCudaComputeCapability(one)))
-                for one in handles
-            )
-        return Driver(version, (number // 1000, number % 1000 // 10), cards)
-    finally:
-        pynvml.nvmlShutdown()
-
-
 def memory() -> Finding:
     """What of SmolLM3-3B can be trained in the memory here, and at which length."""
     device = devices.detect()
@@ -233,26 +133,6 @@ def needed(adapter: str, length: int, device: Device) -> int:
     return predictions.memory(config, SMOLLM3, device, Micro(length, checkpointing=1, accumulates=True))
 
 
-def kernels() -> Finding:
-    """What training would choose: for attention, for norms and gates, and for weights in four bits."""
-    device = devices.detect()
-    driver = nvidia_driver() if device.kind == "cuda" else None
-    card = driver.cards[0][1] if driver and driver.cards else None
-    varlen = card is not None and card >= AMPERE
-    fused, quantizes = devices.has_fused_kernels(), adapters.can_quantize()
-    chosen = [
-        f"attention by torch's {'variable-length kernel' if varlen else 'own, documents of like length together'}",
-        f"norms and gates {'fused (liger-kernel)' if fused and card else 'by torch'}",
-        f"QLoRA {'by bitsandbytes' if quantizes else 'cannot run (no bitsandbytes)'}",
-    ]
-    what = "; ".join(chosen)
-    if card is not None and not varlen:
-        return Finding("warning", f"{what}: the card has no bfloat16", "use one of NVIDIA's Ampere generation or newer")
-    if card is not None and not (fused and quantizes):
-        return Finding("warning", what, GPU_EXTRAS)
-    return Finding("ok", what)
-
-
 def room(folder: Path) -> Finding:
     """What is free where runs are kept, how fast it is written, and what of SmolLM3-3B finds room."""
     place = next(one for one in (folder, *folder.parents) if one.is_dir())
@@ -269,11 +149,28 @@ def room(folder: Path) -> Finding:
     lora, full = stored("lora"), stored("none")
     if free < lora:
         return Finding("warning", f"{what}: less than SmolLM3-3B takes, even with LoRA ({files.gib(lora)})", remedy)
-    rest = "full fine-tuning" if free >= full else f"LoRA, not for full fine-tuning ({files.gib(full)})"
-    what += f": room for SmolLM3-3B, {rest}"
+    rest = "full fine-tuning of SmolLM3-3B"
+    if free < full:
+        rest = f"LoRA on SmolLM3-3B, but not for full fine-tuning ({files.gib(full)})"
+    what += f"; room for {rest}"
     if speed < SLOW_DISK:
         saving = pages.duration(predictions.trained_parameters(Config(), SMOLLM3) * 12 / speed)
         return Finding("warning", f"{what}; a full checkpoint takes {saving}", "name a folder on a faster disk")
+    return Finding("ok", what)
+
+
+def cache() -> Finding:
+    """Where the Hub's models are downloaded to, and whether SmolLM3-3B finds room there."""
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE)
+    place = next(one for one in (folder, *folder.parents) if one.is_dir())
+    free, needed = devices.free_disk(place), 2 * SMOLLM3.parameters
+    what = f"models are downloaded to {folder}, {files.gib(free)} free"
+    if not os.access(place, os.W_OK):
+        return Finding("fault", f"{what}, which cannot be written to", "name another folder in HF_HOME")
+    if free < needed and not (folder / f"models--{SMOLLM3.name.replace('/', '--')}").is_dir():
+        return Finding("warning", f"{what}: SmolLM3-3B takes {files.gib(needed)}", "make room, or set HF_HOME")
     return Finding("ok", what)
 
 

@@ -32,13 +32,14 @@ HEAD = """\
 """
 # Keys that are often changed, shown with the value that they have, or with an example where they have none.
 OFTEN = {
-    "data": ("max_length", "over_length", "system_prompt"),
+    "data": ("columns", "max_length", "over_length", "system_prompt"),
     "train": ("epochs", "learning_rate", "effective_batch_size"),
     "evaluate": ("gate", "prompts"),
     "monitor": ("dataset",),
     "publish": ("private",),
 }
-EXAMPLES = {
+EXAMPLES: dict[str, Any] = {
+    "data.columns": {"question": "prompt", "answer": "completion"},
     "data.system_prompt": "You are a helpful assistant.",
     "evaluate.gate": {"metric": "loss", "min_improvement": 0.0},
     "evaluate.prompts": ["What is the capital of France?"],

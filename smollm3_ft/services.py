@@ -8,8 +8,8 @@ from typing import Any
 
 from smollm3_ft import hubclient, layers
 from smollm3_ft.config import Config, Monitor, tracker_of
-from smollm3_ft.doctor import Finding, Look
 from smollm3_ft.errors import ConfigError, Undelivered
+from smollm3_ft.findings import Finding, Look
 
 SECONDS = 5.0  # for an answer
 KNOWN = (200, 401)  # what a Hub answers to who asks who they are, with and without a token

@@ -18,7 +18,9 @@ from house import FILES, ROOT
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.events.schemas.automations import AutomationCore
+from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
 
+from flows import doctor_command
 from smollm3_ft import checkpoints, files
 
 pytestmark = pytest.mark.process
@@ -48,6 +50,17 @@ def both(deployed: Deployed) -> tuple[UUID, UUID]:
 @pytest.fixture
 def pooled(both: tuple[UUID, UUID]) -> UUID:
     return both[1]
+
+
+def test_doctor_tells_of_the_server_and_its_workers(deployed: Deployed) -> None:
+    """Its version, and how many workers of each pool are online; and that it lets nobody in without the password."""
+    until(lambda: doctor_command.workers().status == "ok")
+    assert doctor_command.workers().detail == "cuda 1 online, default 1 online"
+    assert doctor_command.prefect().status == "ok"
+    with temporary_settings({PREFECT_API_AUTH_STRING: "some:body"}):
+        found = doctor_command.prefect()
+    assert (found.status, "does not let us in" in found.detail) == ("fault", True)
+    assert "PREFECT_API_AUTH_STRING" in found.remedy
 
 
 @pytest.fixture

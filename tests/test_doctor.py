@@ -14,9 +14,10 @@ from hub import hub
 from trackios import free_port
 
 from flows import doctor_command
-from smollm3_ft import devices, disk, doctor, identity
+from smollm3_ft import devices, disk, doctor, findings, identity, nvidia
 from smollm3_ft.devices import Device
-from smollm3_ft.doctor import Driver, Finding
+from smollm3_ft.findings import Finding
+from smollm3_ft.nvidia import Driver
 
 OLD, NEW = Driver("570.86.10", (12, 8), (("NVIDIA H200", (9, 0)),)), Driver("580.65", (13, 0), (("H200", (9, 0)),))
 ASK_OF_TOKENS = """
@@ -66,8 +67,8 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """A machine with this torch and this driver."""
 
     def set_to(cuda: str | None, driver: Driver | None) -> None:
-        monkeypatch.setattr(doctor, "torch_cuda", lambda: cuda)
-        monkeypatch.setattr(doctor, "nvidia_driver", lambda: driver)
+        monkeypatch.setattr(nvidia, "torch_cuda", lambda: cuda)
+        monkeypatch.setattr(nvidia, "driver", lambda: driver)
 
     return set_to
 
@@ -82,7 +83,7 @@ def planted(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, version: s
 
 def test_this_machine_has_no_fault(tmp_path: Path) -> None:
     """What asks nobody works where the tests run."""
-    found = doctor.examine(doctor.of_this_machine(tmp_path))
+    found = findings.examine(doctor.of_this_machine(tmp_path), 60)
     assert [name for name, finding in found.items() if finding.status == "fault"] == []
 
 
@@ -102,7 +103,7 @@ def test_a_package_that_departs_from_the_lock_is_told(tmp_path: Path, monkeypatc
 def test_a_driver_too_old_for_torch_is_named(on: Callable[..., None]) -> None:
     """With what torch needs, and both ways out."""
     on("13.0", OLD)
-    found = doctor.torch_and_driver()
+    found = nvidia.torch_and_driver()
     assert found.status == "fault"
     assert "needs driver 580 or newer; driver 570.86.10 speaks CUDA 12.8" in found.detail
     assert found.remedy == "update the NVIDIA driver, or install torch built for CUDA 12"
@@ -122,8 +123,40 @@ def test_a_driver_too_old_for_torch_is_named(on: Callable[..., None]) -> None:
 def test_torch_and_driver(on: Callable[..., None], cuda: str, driver: Driver, status: str, said: str) -> None:
     """A newer driver runs older builds; a GPU that stays unused is told."""
     on(cuda, driver)
-    found = doctor.torch_and_driver()
+    found = nvidia.torch_and_driver()
     assert (found.status, said in found.detail) == (status, True)
+
+
+def test_a_driver_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after an update of it while the machine ran; the other checks go on without it."""
+
+    def broken() -> None:
+        raise nvidia.pynvml.NVMLError(nvidia.pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH)
+
+    monkeypatch.setattr(nvidia, "driver", broken)
+    found = nvidia.torch_and_driver()
+    assert (found.status, "start the machine anew" in found.remedy) == ("fault", True)
+    assert nvidia.cuda().status == nvidia.kernels().status == "ok"
+
+
+@pytest.mark.parametrize(("capability", "status"), [((9, 0), "ok"), ((7, 5), "warning")])
+def test_which_kernels_training_would_choose(
+    on: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], status: str
+) -> None:
+    """By the card: one without bfloat16 is told of."""
+    monkeypatch.setattr(devices, "has_fused_kernels", lambda: True)
+    on("13.0", NEW._replace(cards=(("a card", capability),)))
+    found = nvidia.kernels()
+    assert (found.status, "variable-length kernel" in found.detail) == (status, status == "ok")
+
+
+@pytest.mark.process
+def test_a_gpu_that_torch_cannot_use_is_named(on: Callable[..., None]) -> None:
+    """It is tried: here torch is built for the CPU, and says so."""
+    on("13.0", NEW)
+    found = nvidia.cuda()
+    assert found.status == "fault"
+    assert "Torch not compiled with CUDA enabled" in found.detail
 
 
 def test_what_fits_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +187,12 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert doctor.room(tmp_path).detail == f"{tmp_path} takes no more: a quota may be used up"
 
 
+def test_no_room_for_a_model_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the Hub's client keeps what it downloads, which may be another disk."""
+    monkeypatch.setattr(devices, "free_disk", lambda _: 2**30)
+    assert doctor.cache().remedy == "make room, or set HF_HOME"
+
+
 def test_a_check_that_fails_or_hangs_harms_no_other() -> None:
     """Of the one only the kind of its error is told: its text may hold what was sent."""
     never = threading.Event()
@@ -165,7 +204,7 @@ def test_a_check_that_fails_or_hangs_harms_no_other() -> None:
         never.wait()
         return Finding("ok", "")
 
-    found = doctor.examine({"a": fails, "b": hangs, "c": lambda: Finding("ok", "here")}, seconds=0.2)
+    found = findings.examine({"a": fails, "b": hangs, "c": lambda: Finding("ok", "here")}, seconds=0.2)
     assert found["a"] == Finding("fault", "the check itself failed (ValueError)", "report it as a bug")
     assert found["b"].detail == "no answer within 0.2 s"
     assert found["c"].detail == "here"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from conftest import configure
 
-from smollm3_ft import doctor, hubclient, runs
+from smollm3_ft import hubclient, nvidia, runs
 from smollm3_ft.errors import ConfigError, HubUnreachable
 from tasks import setup
 
@@ -53,7 +53,7 @@ def test_a_run_that_needs_the_hub_fails_where_that_is_away(tmp_path: Path) -> No
 def test_a_run_does_not_begin_with_a_driver_that_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch would not see the GPU: what doctor calls a fault is one before anything is spent."""
     card = ("NVIDIA H200", (9, 0))
-    monkeypatch.setattr(doctor, "torch_cuda", lambda: "13.0")
-    monkeypatch.setattr(doctor, "nvidia_driver", lambda: doctor.Driver("570.86", (12, 8), (card,)))
+    monkeypatch.setattr(nvidia, "torch_cuda", lambda: "13.0")
+    monkeypatch.setattr(nvidia, "driver", lambda: nvidia.Driver("570.86", (12, 8), (card,)))
     with pytest.raises(ConfigError, match=r"torch: .* needs driver 580 or newer; .*update the NVIDIA driver"):
         setup.check_environment.fn(runs.begin(configure(name="run", runs_dir=str(tmp_path))))

@@ -13,7 +13,7 @@ from conftest import configure
 from hub import hub
 from trackios import TOKEN, Server, points
 
-from smollm3_ft import journal, report, runs
+from smollm3_ft import journal, report, runs, services
 from smollm3_ft.errors import Undelivered
 from smollm3_ft.journal import Journal
 from smollm3_ft.monitoring import delivery, remote_trackio
@@ -202,3 +202,13 @@ def test_the_check_writes_nothing(server: Server, run: Run) -> None:
     """A run that logged nothing is not there."""
     remote_trackio.check(run)
     assert run.run_id not in json.dumps(server.ask("get_runs_for_project"))
+
+
+def test_doctor_says_whether_a_server_takes_what_we_send(up: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its token it does; with another it is a fault, and neither token is told."""
+    monkeypatch.setenv("TRACKIO_SERVER_URL", up.url)
+    assert services.trackio() == ("ok", f"TRACKIO_SERVER_URL: {up.url} takes what we send", "")
+    monkeypatch.setenv("TRACKIO_WRITE_TOKEN", "another")
+    found = services.trackio()
+    assert (found.status, found.remedy) == ("fault", "set TRACKIO_WRITE_TOKEN to its write token")
+    assert "another" not in str(found)
