@@ -97,7 +97,7 @@ def _greet(console: Console, device: Device) -> None:
 
     token = "a Hub token" if get_token() else "no Hub token"
     memory = f"{files.gib(device.memory)} of memory{' available' if device.kind == 'cpu' else ''}"
-    console.print(f"[bold]Here[/] are {escape(device.name)}, {memory}, and {token}.")
+    console.print(f"[bold]Here:[/] {escape(device.name)}, {memory}, {token}")
     console.print("[dim]Enter takes what stands in brackets.[/]")
 
 
@@ -185,6 +185,9 @@ def _looked_at(
     (source,) = looked.ledger["sources"]
     note = f"{inspection.formats(source)}: {source['kept']:,} of {source['rows']:,} rows are kept"
     done = looked.prepared
+    if done is not None:
+        page = Path(done.folder) / "report.html"
+        console.print(f"  All of it as a page:  {page}", soft_wrap=True, markup=False)
     work = Work(done.sequences, done.tokens, done.longest, done.rows["train"]) if done else None
     return Found({**values, **none_held_out}, method, note, work)
 

@@ -21,7 +21,6 @@ from smollm3_ft.sources import SourcePlan
 from smollm3_ft.validation import sections_in
 
 NAMES = {"none": "full", "lora": "LoRA", "qlora": "QLoRA"}
-NO_DATA = (".txt", ".json")  # of a project's folder these are seldom rows: asked for by name
 TOO_MUCH = "more than there is here"
 LOOKED_AT = 100  # rows, for their format
 MOST_FILES = 9
@@ -60,10 +59,18 @@ class Cost(NamedTuple):
 def data_files(folder: Path) -> list[Path]:
     """Files in `folder`, and in `data` below it, that look like rows."""
     places = [path for place in (folder, folder / "data") if place.is_dir() for path in sorted(place.iterdir())]
-    endings = (ending for ending in reading.READABLE if not ending.startswith(NO_DATA) or ending.startswith(".jsonl"))
-    known = tuple(endings)
-    found = (path for path in places if path.name.lower().endswith(known) and not path.name.startswith("."))
-    return [path for path in found if path.is_file() and path.stat().st_size][:MOST_FILES]
+    return list(itertools.islice(filter(_looks_like_rows, places), MOST_FILES))
+
+
+def _looks_like_rows(path: Path) -> bool:
+    """By its ending; a text may be anything, and of JSON only a list is rows for sure."""
+    ending = reading.ending(path)
+    if ending not in reading.READABLE or path.name.startswith(".") or not path.is_file():
+        return False
+    if ending == ".json":
+        with path.open("rb") as file:
+            return file.read(100).lstrip().startswith(b"[")
+    return not ending.startswith((".txt", ".json.")) and path.stat().st_size > 0
 
 
 def method(pinned: tuple[SourcePlan, ...]) -> str:

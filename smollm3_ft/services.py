@@ -61,8 +61,14 @@ def token() -> Finding:
             return Finding("fault", f"{origin} {unusable.problems[0].what}", unusable.problems[0].remedy)
         if hubclient.is_forbidden(error):
             return Finding("fault", f"the Hub refuses {origin}: it is wrong, or was revoked", f"make one at {TOKENS}")
-        return Finding("warning", f"{origin} is set; the Hub did not say whose ({hubclient.cause(error)})", "see hub")
+        return Finding("warning", f"{origin} is set; the Hub did not say whose ({_cause(error)})", "see hub, above")
     return _permissions(origin, told)
+
+
+def _cause(error: Exception) -> str:
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    return "HF_HUB_OFFLINE is set" if isinstance(error, OfflineModeIsEnabled) else hubclient.cause(error)
 
 
 def _permissions(origin: str, told: Mapping[str, Any]) -> Finding:
@@ -83,7 +89,7 @@ def _permissions(origin: str, told: Mapping[str, Any]) -> Finding:
         if places:
             return Finding("ok", f"{who}; fine-grained: it may write to {', '.join(places)}, and nowhere else")
         return Finding("warning", f"{who}; fine-grained, and it may write nowhere: nothing is published", remedy)
-    return Finding("warning", f"{who}; it may only read: nothing is published on the Hub ({role})", remedy)
+    return Finding("warning", f"{who}; it may only read: nothing is published on the Hub", remedy)
 
 
 def trackio() -> Finding:
@@ -91,7 +97,7 @@ def trackio() -> Finding:
     name, target = layers.from_environment(os.environ).get("monitor.trackio", ("", "local"))
     config = Config(monitor=Monitor(trackio=target))
     kind = tracker_of(config)
-    if kind in ("of", "local"):
+    if kind in ("off", "local"):
         return Finding("ok", "kept on this machine: smollm3-ft dashboard" if kind == "local" else f"off ({name})")
     if kind is None:
         remedy = "give http(s)://server or owner/space, and a token in TRACKIO_WRITE_TOKEN alone"
@@ -99,9 +105,8 @@ def trackio() -> Finding:
     try:
         return _server(config, name) if kind == "server" else _space(target, name)
     except (Undelivered, ConfigError) as error:
-        return Finding(
-            "fault", f"{name}: {error.message}", error.remedy or f"mend {name}, or unset it to keep them here"
-        )
+        remedy = error.remedy or f"mend it, or unset {name} to keep metrics on this machine"
+        return Finding("fault", f"{name}: {error.message}", remedy)
 
 
 def _server(config: Config, name: str) -> Finding:
@@ -127,14 +132,10 @@ def _space(space: str, name: str) -> Finding:
         return Finding("ok", f"{name}: the Space {space} is not there yet; the first run makes it")
     except (httpx2.TransportError, errors.HFValidationError, OSError, UnicodeEncodeError) as error:
         hubclient.check_token(error)
-        return Finding(
-            "fault", f"{name}: the Hub does not tell of {space} ({hubclient.cause(error)})", "see hub, token"
-        )
+        what = f"{name}: the Hub does not tell of {space} ({_cause(error)})"
+        return Finding("fault", what, "see hub and token, above")
     stage = found.runtime.stage if found.runtime else "unknown"
     if "ERROR" in stage or stage in ("PAUSED", "STOPPED"):
-        return Finding(
-            "fault",
-            f"{name}: the Space {space} is {stage}",
-            f"see its log and start it: https://huggingface.co/spaces/{space}",
-        )
+        remedy = f"see its log and start it: https://huggingface.co/spaces/{space}"
+        return Finding("fault", f"{name}: the Space {space} is {stage}", remedy)
     return Finding("ok", f"{name}: the Space {space} is {stage}")

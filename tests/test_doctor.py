@@ -14,7 +14,7 @@ from hub import hub
 from trackios import free_port
 
 from flows import doctor_command
-from smollm3_ft import devices, disk, doctor, findings, identity, nvidia
+from smollm3_ft import devices, disk, doctor, findings, identity, nvidia, services
 from smollm3_ft.devices import Device
 from smollm3_ft.findings import Finding
 from smollm3_ft.nvidia import Driver
@@ -247,6 +247,21 @@ def test_a_server_that_is_away_is_named(environment: Callable[..., None]) -> Non
     assert "which does not answer" in found.detail
     assert "secret" not in str(found)
     assert doctor_command.workers().status == "warning"
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "said"),
+    [
+        ("", "ok", "kept on this machine"),
+        ("off", "ok", "off (TRACKIO_SERVER_URL)"),
+        ("http://me:secret@host", "fault", "TRACKIO_SERVER_URL is no address"),
+    ],
+)
+def test_where_metrics_go(environment: Callable[..., None], target: str, status: str, said: str) -> None:
+    """By the environment, as a run would; a secret in an address is not told."""
+    environment(TRACKIO_SERVER_URL=target)
+    found = services.trackio()
+    assert (found.status, said in found.detail, "secret" in str(found)) == (status, True, False)
 
 
 @pytest.mark.process

@@ -83,8 +83,9 @@ def test_files_that_look_like_rows_are_found(tmp_path: Path) -> None:
     for name in ("b.jsonl", "a.csv.gz", "data/c.parquet", "requirements.txt", "package.json", ".hidden.jsonl"):
         write_rows(tmp_path / name, ["x"])
     (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "list.json").write_text('\n[{"text": "x"}]')
     names = [str(path.relative_to(tmp_path)) for path in initial.data_files(tmp_path)]
-    assert names == ["a.csv.gz", "b.jsonl", "data/c.parquet"]
+    assert names == ["a.csv.gz", "b.jsonl", "list.json", "data/c.parquet"]
 
 
 @pytest.mark.parametrize(("rows", "method"), [(PAIRS, "dpo"), (["{cut", *facts(3)], "sft"), ([], "sft")])
