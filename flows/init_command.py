@@ -22,6 +22,7 @@ from smollm3_ft import (
     devices,
     doctor,
     files,
+    findings,
     initial,
     inspection,
     layers,
@@ -30,9 +31,10 @@ from smollm3_ft import (
     reading,
     report,
     resolve,
+    services,
     sources,
 )
-from smollm3_ft.config import Config, Model
+from smollm3_ft.config import Config, Model, tracker_of
 from smollm3_ft.devices import Device
 from smollm3_ft.errors import ConfigError, DataError, HubUnreachable, Problem
 from smollm3_ft.initial import Cost
@@ -42,6 +44,7 @@ from smollm3_ft.sources import SourcePlan
 
 SMOLLM3, SMOLTALK, DEMO = doctor.SMOLLM3.name, "HuggingFaceTB/smoltalk2", "builtin:demo"
 RUNS = Path("runs")
+SECONDS = 4.0  # for the Hub to say whose token this is
 MOST_COUNTED = 2**24  # bytes of rows
 MOST_LOOKED_AT = 2**30  # bytes of rows, which takes a minute or two
 
@@ -85,7 +88,7 @@ def command(
     size = f"{model.shape.parameters:,} parameters" if model.shape else ""
     notes = {"model.name": size, "data.source": data.note, "train.adapter": initial.told(cost) if cost else ""}
     files.write(file, initial.written(values, notes, config, shlex.quote(str(file))))
-    _say_next(asker.console, shlex.quote(str(file)))
+    _say_next(asker.console, shlex.quote(str(file)), config)
 
 
 def _is_yes(text: str) -> bool:
@@ -93,12 +96,11 @@ def _is_yes(text: str) -> bool:
 
 
 def _greet(console: Console, device: Device) -> None:
-    from huggingface_hub import get_token
-
-    token = "a Hub token" if get_token() else "no Hub token"
+    """What is here: the device, and whose token."""
     memory = f"{files.gib(device.memory)} of memory{' available' if device.kind == 'cpu' else ''}"
-    console.print(f"[bold]Here:[/] {escape(device.name)}, {memory}, {token}")
-    console.print("[dim]Enter takes what stands in brackets.[/]")
+    token = findings.examine({"token": services.token}, SECONDS)["token"]
+    console.print(f"[bold]Here:[/] {escape(device.name)}, {memory}")
+    console.print(f"[bold]Hub token:[/] {escape(token.detail)}\n[dim]Enter takes what stands in brackets.[/]")
 
 
 def _model(asker: Asker, known: Mapping[str, str], device: Device) -> Chosen:
@@ -247,8 +249,12 @@ def _trackio(asker: Asker, known: Mapping[str, str], values: dict[str, Any]) -> 
     return asker.choose(question, options, known.get("monitor.trackio", "local"), read)
 
 
-def _say_next(console: Console, file: str) -> None:
+def _say_next(console: Console, file: str, config: Config) -> None:
+    from huggingface_hub import get_token
+
     programs = report.programs()
+    if get_token() is None and (config.publish.target == "hub" or tracker_of(config) == "space"):
+        console.print("\n[yellow]The Hub wants a token that may write:[/] set HF_TOKEN, or `hf auth login`.")
     console.print(f"\n[green]{escape(file)} is written.[/] Next:")
     for line, about in (
         (f"{programs}smollm3-ft plan {file}", "what it needs and takes; spends nothing"),

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from smollm3_ft import attention
-
 SHAPE = (1, 4, 64, 64)  # of queries: sequences, heads, tokens, size; keys and values have half of the heads
 
 
 def main() -> None:
     """Two documents through attention and back, in the precision of training. Raises what torch does."""
+    torch.zeros(1, device="cuda")
+    from smollm3_ft import attention  # it brings transformers, which takes seconds
+
     device, dtype = torch.device("cuda"), torch.bfloat16
     query = torch.ones(SHAPE, device=device, dtype=dtype, requires_grad=True)
     key, value = (torch.ones(1, 2, *SHAPE[2:], device=device, dtype=dtype, requires_grad=True) for _ in range(2))

@@ -9,11 +9,13 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from smollm3_ft import devices, disk, files, identity, nvidia, pages, predictions
 from smollm3_ft.config import Config, Train
@@ -24,7 +26,6 @@ from smollm3_ft.predictions import Micro
 
 LEAST_DISK = 2**28  # bytes: less, and not even the demo ends
 SLOW_DISK = 1e8  # bytes a second
-PYTHON = (3, 11)
 LONGEST = 65536  # tokens that SmolLM3-3B reads
 SHORTEST = 512
 NAMES = {"none": "full", "lora": "LoRA", "qlora": "QLoRA"}
@@ -63,12 +64,9 @@ def of_this_machine(runs_dir: Path) -> dict[str, Look]:
 
 
 def python() -> Finding:
-    version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info[:2] != PYTHON:
-        wanted = ".".join(map(str, PYTHON))
-        return Finding(
-            "fault", f"Python {version}, this needs {wanted}", f"rm -r .venv; make setup PYTHON=python{wanted}"
-        )
+    version, wanted = platform.python_version(), importlib.metadata.metadata("smollm3-ft")["Requires-Python"]
+    if not SpecifierSet(wanted).contains(version, prereleases=True):
+        return Finding("fault", f"Python {version}, this needs {wanted}", f"rm -r .venv; {SETUP} PYTHON=python3.11")
     return Finding("ok", f"Python {version} in {sys.prefix}")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -85,6 +86,14 @@ def test_this_machine_has_no_fault(tmp_path: Path) -> None:
     """What asks nobody works where the tests run."""
     found = findings.examine(doctor.of_this_machine(tmp_path), 60)
     assert [name for name, finding in found.items() if finding.status == "fault"] == []
+
+
+def test_another_python_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the versions that serve, and how to get there."""
+    monkeypatch.setattr(platform, "python_version", lambda: "3.13.1")
+    found = doctor.python()
+    assert found.status == "fault"
+    assert "Python 3.13.1, this needs <3.12,>=3.11" in found.detail
 
 
 def test_an_old_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,17 @@ def test_answers_are_lines_of_stdin(init: Init, tmp_path: Path) -> None:
     assert written["publish"] == {"target": "local"}
 
 
+@pytest.mark.process
+def test_whose_token_it_is_and_that_one_is_missing(init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told before anything is asked, and again where an answer needs one."""
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    code, said = init(answers="1\n1\n1\nme/model\n")
+    assert code == 0, said
+    assert "Hub token: none" in said
+    assert "The Hub wants a token that may write" in said
+
+
 def test_no_file_is_overwritten_unasked(init: Init, tmp_path: Path) -> None:
     """Neither by `--yes` nor where nobody answers."""
     (tmp_path / "finetune.yaml").write_text("mine")
