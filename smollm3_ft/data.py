@@ -134,7 +134,7 @@ def prepare(asked: Request, cores: int | None = None) -> Prepared:
             try:
                 return _prepare(asked, cores or workers.cores(), fast=True)
             except documents.Unequal:
-                log.warning("the fast encoder and the model's own disagree on this data: all of it by the model's own")
+                log.warning("the fast encoder and the model's own disagree on this data: that prepares it, more slowly")
                 return _prepare(asked, cores or workers.cores(), fast=False)
 
 

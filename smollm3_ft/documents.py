@@ -62,7 +62,8 @@ def begin(data: Data, method: str | None, chat: Chat, fast: bool) -> Work:
     try:
         rendered = rendering.exactly(chat, Question(turns))
     except BadRow as bad:
-        raise ConfigError(Problem("model.name", f"its chat template cannot serve: {bad.detail}")) from None
+        what = f"its chat template cannot serve: {bad.detail}"
+        raise ConfigError(Problem("model.name", what, "name an instruction-tuned model, such as SmolLM3")) from None
     whole = chat.tokenizer.encode(rendered.text, add_special_tokens=False).ids
     if encoding.encode(encoder, rendered).ids.tolist() != whole:
         what = "its tokenizer does not encode a conversation as the sum of its turns"

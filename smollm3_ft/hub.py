@@ -38,7 +38,8 @@ def _named(key: str, name: str) -> Iterator[None]:
     except errors.RevisionNotFoundError:
         raise ConfigError(Problem(key, f"{name} has no such revision", "name a branch, tag or commit")) from None
     except errors.HFValidationError as error:
-        raise ConfigError(Problem(key, f"{name} is no Hub name ({str(error).splitlines()[0]})")) from None
+        what = f"{name} is no Hub name ({str(error).splitlines()[0]})"
+        raise ConfigError(Problem(key, what, "write it as owner/name")) from None
     except (httpx2.TransportError, errors.HfHubHTTPError, OSError, UnicodeEncodeError) as error:
         hubclient.check_token(error)
         remedy = "check the network, or name a folder on this machine"

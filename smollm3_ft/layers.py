@@ -61,11 +61,12 @@ def read_file(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ConfigError(Problem(str(path), "is not UTF-8 text", "give a YAML file")) from None
     except OSError as error:
-        raise ConfigError(Problem(str(path), f"cannot be read ({error.strerror})")) from None
+        raise ConfigError(Problem(str(path), f"cannot be read ({error.strerror})", "see where it is")) from None
     except UNREADABLE as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(Problem(place, f"is not YAML ({getattr(error, 'problem', error)})")) from None
+        what = f"is not YAML ({getattr(error, 'problem', error)})"
+        raise ConfigError(Problem(place, what, "mend that line; `key: value` with spaces before it, no tabs")) from None
     if not isinstance(values, dict):
         raise ConfigError(Problem(str(path), NO_MAPPING, "write lines like `seed: 1`"))
     return _merged_pairs(values)
@@ -78,12 +79,13 @@ def parse_words(words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         key, equals, text = word.partition("=")
         if not equals or not key:
-            problems.append(Problem(word, "is neither a recipe, a file, nor key=value"))
+            problems.append(Problem(word, "is neither a recipe, a file, nor key=value", "write train.epochs=2"))
             continue
         try:
             values[key] = _value(key, text)
         except UNREADABLE:
-            problems.append(Problem(key, f"{text!r} cannot be read as a value"))
+            remedy = "write it as in YAML, and quote the word for the shell"
+            problems.append(Problem(key, f"{text!r} cannot be read as a value", remedy))
     if problems:
         raise ConfigError(*problems)
     return nested(values)
@@ -98,7 +100,8 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, tuple[str, Any
             if text:
                 found[key] = (name, _value(key, text))
         except UNREADABLE:
-            raise ConfigError(Problem(name, f"{text!r} in the environment cannot be read as a value")) from None
+            what = f"{text!r} in the environment cannot be read as a value"
+            raise ConfigError(Problem(name, what, "mend it, or unset the variable")) from None
     return found
 
 
@@ -152,7 +155,7 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
         for section in sections:
             place = place.setdefault(section, {})
             if not isinstance(place, dict):
-                raise ConfigError(Problem(dotted, f"{section} is given a value as well"))
+                raise ConfigError(Problem(dotted, f"{section} is given a value as well", "leave one of the two out"))
         place[key] = value
     return nested
 

@@ -23,7 +23,7 @@ def step(folder: Path, number: int) -> dict[str, Any]:
     plan = fit.read(folder / "plan.json")
     if not 1 <= number <= plan.settings.steps:
         what = f"there is no step {number}: {plan.name} has steps 1 to {plan.settings.steps}"
-        raise ConfigError(Problem("--step", what))
+        raise ConfigError(Problem("--step", what, "name one of these"))
     prepared = data.reuse(folder.parent, plan.prepared.fingerprint)
     if prepared is None:
         what = f"the prepared data of {plan.name} is gone from {folder.parent / '.prepared'}"

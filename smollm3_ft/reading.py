@@ -60,7 +60,8 @@ def blocks(path: Path, place: str | None = None, first: int = 1) -> Iterator[Blo
         else:
             yield from _grouped(_rows(path, place, first), place)
     except OSError as error:
-        raise DataError(f"{place} cannot be read ({error.strerror or str(error).strip()})") from None
+        what = f"{place} cannot be read ({error.strerror or str(error).strip()})"
+        raise DataError(what, "see that the file is whole, and yours to read") from None
 
 
 def lines(block: Block) -> Iterator[Line]:

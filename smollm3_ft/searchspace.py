@@ -101,7 +101,7 @@ def _dotted(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _mapping(where: str, value: Any) -> Mapping[str, Any]:
     if value is not None and not isinstance(value, Mapping):
-        raise ConfigError(Problem(where, f"is {value!r}, and no mapping of keys to values"))
+        raise ConfigError(Problem(where, f"is {value!r}, and no mapping of keys to values", EXAMPLE))
     return value or {}
 
 
@@ -138,13 +138,13 @@ def _of_a_key(config: Config, key: str, values: Values) -> Iterator[Problem]:
         near = difflib.get_close_matches(key, searched, n=1, cutoff=0.5)
         if key in set(keys()):
             what = "does not say what is trained" if _field(key) else "is a section; name a key of it"
-            yield Problem(where, what)
+            yield Problem(where, what, "search a key of what is trained, such as train.learning_rate")
         else:
             yield Problem(where, "there is no such key", f"did you mean {near[0]}?" if near else "")
         return
     ends = (values.low, values.high)
     if (values.choices is None) == (ends == (None, None)) or (values.choices is None and None in ends):
-        yield Problem(where, "needs either low and high, or choices")
+        yield Problem(where, "needs either low and high, or choices", "give {low: …, high: …} or {choices: […]}")
         return
     if values.choices is not None:
         tried: tuple[Any, ...] = values.choices

@@ -207,7 +207,8 @@ def _digests(names: list[str], record: Path | None) -> list[tuple[str, str]]:
                     fresh[str(path)] = entry
             found.append((name, str(entry[-1])))
     except OSError as error:
-        raise ConfigError(Problem("data.source", f"{error.filename}: {error.strerror}")) from None
+        what = f"{error.filename} cannot be read ({error.strerror})"
+        raise ConfigError(Problem("data.source", what, "see that it is there, and yours to read")) from None
     if record and fresh:
         kept = {name: entry for name, entry in {**known, **fresh}.items() if Path(name).exists()}
         with contextlib.suppress(OSError):  # reading the files again costs no more than time

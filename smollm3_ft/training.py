@@ -87,7 +87,7 @@ def _train_to_the_end(plan: TrainingPlan, folder: Path, stop: processes.StopRequ
     if ranks.is_first():
         journal.sync()
     if stopped:
-        raise Stopped("the training was told to stop, saved and ended")
+        raise Stopped("the training was told to stop, saved and ended", "run the same command to go on")
 
 
 @contextlib.contextmanager
