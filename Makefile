@@ -53,11 +53,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.base: $(BIN)/python pyproject.toml requirements.lock
-	$(call install,)
+	@echo "The packages of requirements.lock go into $(VENV): some minutes, once."
+	@$(call install,)
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	$(call install,dev$(comma)eval)
+	@$(call install,dev$(comma)eval)
 	touch $@
 
 ## Exact pins of every extra, from a fresh environment

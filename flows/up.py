@@ -44,6 +44,7 @@ def main(words: list[str]) -> int:
 
 def up() -> None:
     """Server, pools, deployments and workers, until Ctrl-C."""
+    pool_workers.say("The server starts; that takes up to half a minute.")
     with server.running(Path("runs").absolute()) as prefect:
         pool_workers.say(_register()[0])
         with pool_workers.running(LOGS, POOLS) as kept:

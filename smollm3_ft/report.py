@@ -134,12 +134,14 @@ def next_steps(run: Run, status: Status) -> list[str]:
     model, folder, page = run.path / "model", run.path.parent, trackio_page(run)
     place = "" if folder == Path.cwd() / "runs" else f" runs_dir={shlex.quote(str(folder))}"
     curves = page or (f"{programs()}smollm3-ft dashboard{place}" if tracker_of(run.config) == "local" else None)
-    return [
+    found = [
+        f"Talk to it: {programs()}smollm3-ft chat {run.name}{place}",
         f'Use the model: transformers.AutoModelForCausalLM.from_pretrained("{model}")',
         f"See the curves: {curves}" if curves else "See metrics.jsonl",
         "See every step in the browser: make ui",
-        f"Your own data: {programs()}python -m flows.finetune data.source=rows.jsonl",
     ]
+    own = f"Your own data: {programs()}smollm3-ft init"
+    return [*found, own] if run.config.data.source == "builtin:demo" else found
 
 
 def command(run: Run) -> str:
