@@ -1,5 +1,6 @@
 """The commands that the documents tell, and what is wrong with one: asked of the parsers that it would meet."""
 
+import itertools
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ INLINE = re.compile(r"`([^`\n]+)`")
 OURS = re.compile(
     r"(\.venv/bin/)?(smollm3-ft|python -m (flows|smollm3_ft)|python (docs|benchmarks)/\w|make)(?![-\w]*-)"
 )
-OF_OTHERS = {"accelerate", "cd", "cp", "docker", "export", "git", "prefect", "pytest", "tail", "trackio"}
+OF_OTHERS = {"accelerate", "cd", "cp", "docker", "export", "git", "prefect", "printf", "pytest", "tail", "trackio"}
 PLACEHOLDERS = {"N": "1", "NAME": "demo", "SOURCE": "rows.jsonl", "REASON": "because"}
 
 
@@ -45,8 +46,9 @@ def in_blocks(page: Path) -> Iterator[Command]:
     for language, text in blocks(page):
         if language == "bash":
             for line in text.replace("\\\n", " ").splitlines():
-                if words := tuple(shlex.split(line, comments=True)):
-                    yield Command(page, words)
+                words = iter(shlex.split(line, comments=True))
+                while one := tuple(itertools.takewhile(lambda word: word not in ("|", "&&"), words)):
+                    yield Command(page, one)
 
 
 def told() -> Iterator[Command]:
