@@ -6,8 +6,11 @@ import runpy
 from pathlib import Path
 
 import documented
+import house
 import pytest
 from documented import PAGES, ROOT
+
+from smollm3_ft import layers
 
 COMING = re.compile("there is no command (init|doctor|chat|export|publish)$|No such option: --from|.*is not built yet")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -78,6 +81,14 @@ def test_the_reference_is_what_the_models_and_parsers_say(page: str) -> None:
     """Every key and every command; after a change `python docs/reference_pages.py` writes them anew."""
     written = runpy.run_path(str(ROOT / "docs" / "reference_pages.py"))[page]()
     assert (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8") == written
+
+
+def test_the_reference_has_every_variable_and_file() -> None:
+    """Every variable that gives a key, and every file that a run leaves for its reader."""
+    page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert [
+        name for name in (*layers.ENVIRONMENT, *(Path(file).name for file in house.FILES)) if name not in page
+    ] == []
 
 
 def test_the_messages_in_troubleshooting_are_the_programs_own() -> None:
