@@ -44,7 +44,7 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 def in_blocks(page: Path) -> Iterator[Command]:
     """Every command of the page's shell blocks."""
     for language, text in blocks(page):
-        if language == "bash":
+        if language in ("bash", "sh") or (not language and OURS.match(text)):
             for line in text.replace("\\\n", " ").splitlines():
                 words = iter(shlex.split(line, comments=True))
                 while one := tuple(itertools.takewhile(lambda word: word not in ("|", "&&"), words)):

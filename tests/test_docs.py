@@ -45,12 +45,6 @@ def test_every_page_is_reached_from_the_index() -> None:
     assert {page for page in PAGES if page.parent == index.parent} - {index} <= linked
 
 
-def test_every_block_says_what_it_is() -> None:
-    """A fenced block names its language: what is a command is known to be one, and checked."""
-    unnamed = [f"{page.name}: {text[:40]!r}" for page in PAGES for name, text in documented.blocks(page) if not name]
-    assert unnamed == []
-
-
 def test_every_command_that_is_told_is_one() -> None:
     """Its program, options, keys and values are there: asked of the parsers that it would meet."""
     commands = list(documented.told())
