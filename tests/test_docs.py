@@ -3,13 +3,16 @@
 import ast
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import documented
 import house
 import pytest
+from conftest import facts, write_rows
 from documented import PAGES, ROOT
 
+from flows import cli
 from smollm3_ft import layers
 
 COMING = re.compile("there is no command (init|doctor|chat|export|publish)$|No such option: --from|.*is not built yet")
@@ -51,6 +54,28 @@ def test_every_command_that_is_told_is_one() -> None:
     assert len(commands) > 100
     faults = {str(command): fault for command in commands if (fault := documented.fault(command))}
     assert {command: fault for command, fault in faults.items() if not COMING.match(fault)} == {}
+
+
+def test_runs_that_are_told_can_be_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each run on the reader's own rows is planned, on rows of ours and with the built-in model."""
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "rows.jsonl", facts(30))
+    pair = {"prompt": "What is it?", "chosen": "It is 1.", "rejected": "It is 2."}
+    write_rows(tmp_path / "pairs.jsonl", [{**pair, "prompt": f"What is number {n}?"} for n in range(30)])
+    told = {words: command for command in documented.told() if (words := documented.own_run(command))}
+    failed = {}
+    for words, command in told.items():
+        monkeypatch.setattr(sys, "argv", ["finetune", *words, "--plan"])
+        try:
+            code = cli.finetune()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        if code != cli.DONE:
+            failed[str(command)] = capsys.readouterr().err
+    assert len(told) > 10
+    assert failed == {}
 
 
 @pytest.mark.parametrize(
