@@ -178,7 +178,7 @@ def _summary(folder: Path, written: dict[str, Any]) -> None:
     colour = "green" if written["status"] == "completed" else "yellow"
     console.print(f"[{colour}]{written['status']}[/]  {folder / 'report.html'}")
     why = gate.blocked(folder)
-    if why is not None:
+    if why is not None and not written["published"].get("despite_gate"):
         console.print(f"[yellow]not published:[/] {escape(why)}", soft_wrap=True)
     for line in written["next_steps"]:
         console.print(f"  {line}", soft_wrap=True)

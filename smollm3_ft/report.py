@@ -132,11 +132,13 @@ def next_steps(run: Run, status: Status) -> list[str]:
     if status in ("failed", "interrupted"):
         return [f"Go on where it stopped: {command(run)}", "See every step in the browser: make ui"]
     model, folder, page = run.path / "model", run.path.parent, trackio_page(run)
-    place = "" if folder == Path.cwd() / "runs" else f" runs_dir={shlex.quote(str(folder))}"
-    curves = page or (f"{programs()}smollm3-ft dashboard{place}" if tracker_of(run.config) == "local" else None)
+    where = "" if folder == Path.cwd() / "runs" else f" runs_dir={shlex.quote(str(folder))}"
+    curves = page or (f"{programs()}smollm3-ft dashboard{where}" if tracker_of(run.config) == "local" else None)
+    published = _published(run, status)
+    place = published["repo"] if published["verified"] and published["repo"] else model
     found = [
-        f"Talk to it: {programs()}smollm3-ft chat {run.name}{place}",
-        f'Use the model: transformers.AutoModelForCausalLM.from_pretrained("{model}")',
+        f"Talk to it: {programs()}smollm3-ft chat {run.name}{where}",
+        f'Use the model: transformers.AutoModelForCausalLM.from_pretrained("{place}")',
         f"See the curves: {curves}" if curves else "See metrics.jsonl",
         "See every step in the browser: make ui",
     ]

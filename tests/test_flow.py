@@ -4,9 +4,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from house import FILES, REUSED, House, opened, report_of, task_states
+from hub import Hub, hub
 
 from smollm3_ft import files
 
@@ -98,19 +100,23 @@ def test_prefect_lists_every_task_completed(house: House, demo: tuple[int, str])
     assert set(states.values()) == {"Completed"}
 
 
-def test_the_model_loads_and_answers(house: House, demo: tuple[int, str]) -> None:
-    """The published folder is enough for transformers to give the right answer."""
-    script = f"""
+ANSWER = """
+import json, sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
-folder = {str(house.runs_dir / "demo" / "model")!r}
-tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
-turns = [{{"role": "user", "content": "What is the capital of France?"}}]
+place = sys.argv[1]
+tokenizer, model = AutoTokenizer.from_pretrained(place), AutoModelForCausalLM.from_pretrained(place)
+turns = [{"role": "user", "content": "What is the capital of France?"}]
 inputs = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True, return_tensors="pt")
 output = model.generate(**inputs, max_new_tokens=16)
-print(tokenizer.decode(output[0][inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+print(json.dumps(tokenizer.decode(output[0][inputs["input_ids"].shape[1]:], skip_special_tokens=True)))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "Paris"
+
+
+def test_the_model_loads_and_answers(house: House, demo: tuple[int, str]) -> None:
+    """The published folder is enough for transformers to give the right answer."""
+    command = [sys.executable, "-c", ANSWER, str(house.runs_dir / "demo" / "model")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == "Paris"
 
 
 def test_the_same_command_again_reuses_everything(house: House, demo: tuple[int, str]) -> None:
@@ -121,3 +127,48 @@ def test_the_same_command_again_reuses_everything(house: House, demo: tuple[int,
     states = task_states(house, "demo")[-1]
     assert {name: states[name] for name in REUSED} == dict.fromkeys(REUSED, "Cached")
     assert (house.runs_dir / "demo" / "report.json").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def on_the_hub(house: House, demo: tuple[int, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """The finished demo, asked for again with the Hub as its target."""
+    with hub() as server:
+        told = server.environment(tmp_path_factory.mktemp("home"))
+        found = {name: value for name, value in told.items() if name.startswith(("HF_", "NO_PROXY", "no_proxy"))}
+        with_hub = house._replace(environment={**house.environment, **found})
+        code, output = with_hub.run("demo", "name=demo", "publish.target=hub")
+        assert code == 0, output
+        yield server
+
+
+def test_a_repository_on_the_hub_answers_as_the_model_here(on_the_hub: Hub, tmp_path: Path) -> None:
+    """`from_pretrained` of its name, on a machine that has nothing but that."""
+    assert on_the_hub.ask(ANSWER, tmp_path / "home", "tester/demo") == "Paris"
+
+
+def test_what_is_on_the_hub_is_reported(house: House, on_the_hub: Hub) -> None:
+    """A private repository, in one commit that has the run's tag; verified, with the same answers."""
+    repo, published = on_the_hub.repos["model", "tester/demo"], report_of(house, "demo")["published"]
+    assert repo.private
+    assert len(repo.history(repo.head)) == 2
+    assert repo.refs["refs/tags/demo"] == repo.head.sha == published["commit"]
+    assert (published["repo"], published["verified"], published["answers_compared"]) == ("tester/demo", True, True)
+    assert report_of(house, "demo")["links"]["model page"].endswith("/tester/demo")
+    assert not (house.runs_dir / "demo" / ".verifying").exists()
+
+
+def test_what_a_gate_is_against_goes_there_with_a_reason(house: House, on_the_hub: Hub, tmp_path: Path) -> None:
+    """Which the record, the report and the card state; the run stays one that its gate was against."""
+    folder = house.runs_dir / "demo"
+    evaluation = files.read_json(folder / "evaluation.json")
+    files.write_json(folder / "evaluation.json", {**evaluation, "gate": {"state": "failed", "why": "it is too small"}})
+    files.write_json(folder / "report.json", {**report_of(house, "demo"), "status": "blocked"})
+    told = on_the_hub.environment(tmp_path / "home")
+    with_hub = house._replace(environment={**told, **house.environment, "HF_ENDPOINT": on_the_hub.url})
+    words = ("demo", "publish.target=hub", "publish.repo=blocked", "--despite-gate", "a colleague needs it")
+    code, output = with_hub.run(*words, program=("-c", "from flows.cli import main; main()", "publish"))
+    assert code == 0, output
+    published = report_of(house, "demo")["published"]
+    assert (published["verified"], published["despite_gate"]) == (True, "a colleague needs it")
+    assert report_of(house, "demo")["status"] == "blocked"
+    assert b"a colleague needs it" in on_the_hub.repos["model", "tester/blocked"].head.files["README.md"].content
