@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,21 @@ from conftest import MakePlan
 from hub import hub
 from trained import finished
 
-from smollm3_ft import adapters, card, evaluation, files, fit, modelfolder, records, trainers, training
+from smollm3_ft import (
+    adapters,
+    card,
+    devices,
+    evaluation,
+    files,
+    fit,
+    modelfolder,
+    processes,
+    publishing,
+    records,
+    shards,
+    trainers,
+    training,
+)
 from smollm3_ft.errors import PublishError
 from smollm3_ft.fit import TrainingPlan
 
@@ -162,6 +177,28 @@ def test_what_was_both_is_merged_alone_again(lora: TrainingPlan) -> None:
     assert not inside.exists()
     before = {path.name: files.sha256(path) for path in folder.iterdir()}
     assert {path.name: files.sha256(path) for path in modelfolder.complete(lora).iterdir()} == before
+
+
+def test_an_adapter_alone_is_verified_on_its_base(
+    lora: TrainingPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has to answer what the merged model answered when it was evaluated; what another would say does not pass."""
+    plan = with_publish(lora.model_copy(update={"device_name": devices.detect().name}), adapter="keep")
+    path, folder = Path(lora.folder) / "plan.json", modelfolder.complete(plan)
+    before = path.read_bytes()
+    fit.write(path, plan)
+    record = {"folder": "adapter", "files": {one.name: files.sha256(one) for one in folder.iterdir()}}
+    files.write_json(Path(lora.folder) / publishing.PUBLISHED, record)
+    rows = shards.read(Path(plan.prepared.folder) / "test.arrow").to_pylist()
+    said = evaluation.answer(*evaluation.load(Path(lora.folder) / "model", "float32", "cpu"), rows, 10)
+    monkeypatch.setattr(processes, "end_with_parent", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["publishing", str(path), str(tmp_path), str(folder)])
+    files.write_json(tmp_path / "scores.json", {"answers": said})
+    publishing.main()
+    files.write_json(tmp_path / "scores.json", {"answers": [{**one, "answer": "something else"} for one in said]})
+    with pytest.raises(PublishError, match="where the trained one said 'something else'"):
+        publishing.main()
+    path.write_bytes(before)
 
 
 def test_an_adapter_that_is_not_as_it_was_trained(lora: TrainingPlan) -> None:
