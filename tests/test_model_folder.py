@@ -40,13 +40,14 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
 ]
 LORA = {"train__adapter": "lora", "train__lora": {"r": 4}}
-# Runs the code of each card as it is printed, but for saying what the model was and what it answered.
+# Runs the code of each card as it is printed, says what the model was and what it answered, and fetches a base model.
 RUN = """
 import contextlib, io, json, re, sys
 from pathlib import Path
+from smollm3_ft import hub
 
-told = {}
-for name in sys.argv[1:]:
+told = {"base": sorted(path.name for path in hub.fetch_model("tester/base", sys.argv[1], weights=True).iterdir())}
+for name in sys.argv[2:]:
     code = re.search(r"```python\\n(.*?)```", Path(name, "README.md").read_text(), re.DOTALL)[1]
     with contextlib.redirect_stdout(io.StringIO()) as said:
         exec(code, within := {})
@@ -106,27 +107,34 @@ def lora(make_plan: MakePlan, tiny: Path, tmp_path_factory: pytest.TempPathFacto
 def published(lora: TrainingPlan, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     base, places = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("published")
     shutil.copytree(tiny, base, dirs_exist_ok=True, ignore=shutil.ignore_patterns("record.json"))
+    (base / "README.md").write_text("A card.\n")
+    (base / "else.txt").write_text("Nothing that is needed.\n")
     with hub() as server:
         commit = server.add("model", "tester/base", base)
-        server.add("model", "tester/base", {"README.md": b"A later commit.\n"})
+        server.add("model", "tester/base", {"later.txt": b"A later commit.\n"})
         plan = on_hub(lora, commit)
         for kind in ("merge", "keep", "both"):
             asked = with_publish(plan, target="hub", repo=f"tester/{kind}", adapter=kind)
             shutil.copytree(modelfolder.complete(asked, f"tester/{kind}"), places / kind)
             server.add("model", f"tester/{kind}", places / kind)
         folders = [places / kind for kind in ("merge", "keep", "both")]
-        told = server.ask(RUN, tmp_path_factory.mktemp("home"), *map(str, folders))
+        told = server.ask(RUN, tmp_path_factory.mktemp("home"), commit, *map(str, folders))
         yield Published(plan, *folders, told)
 
 
 def test_the_code_in_a_card_runs_as_it_is_printed(published: Published) -> None:
     """From the Hub, the merged model and the adapter on its base say what the model on disk says."""
     said = answer(*evaluation.load(Path(published.plan.folder) / "model", "float32", "cpu"))
-    assert published.told == {
+    assert {kind: published.told[kind] for kind in ("merge", "keep", "both")} == {
         "merge": ["SmolLM3ForCausalLM", said],
         "keep": ["PeftModelForCausalLM", said],
         "both": ["SmolLM3ForCausalLM", said],
     }
+
+
+def test_a_base_model_comes_with_its_card(published: Published, tiny: Path) -> None:
+    """Which has its licence; and with nothing that is not needed."""
+    assert set(published.told["base"]) == {path.name for path in tiny.iterdir()} - {"record.json"} | {"README.md"}
 
 
 def test_a_merged_adapter_has_the_bytes_of_the_model(published: Published, tiny: Path) -> None:
