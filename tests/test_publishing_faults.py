@@ -37,7 +37,7 @@ def the_commit(bench: Any) -> int:
     return 1 + next(number for number, request in enumerate(pushed) if "/commit/" in request)
 
 
-@pytest.mark.parametrize("kind", ["status_503", "drop", "lost", "truncated", "stalled", "killed", "killed_after"])
+@pytest.mark.parametrize("kind", ["lost", "stalled", "killed", "killed_after"])
 def test_whatever_happens_to_the_commit_there_is_one(bench: Any, trial: Any, the_commit: int, kind: str) -> None:
     """`main` goes from the old model to the new one, whole; a push that was killed is made again and finds its work."""
     found = bench.measured(trial(kind, False, the_commit))
