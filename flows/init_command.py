@@ -5,6 +5,7 @@ Without a terminal the answers are lines of stdin; where they end, the defaults 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ from smollm3_ft import (
     inspection,
     layers,
     models,
+    permission,
     plan,
     reading,
     report,
@@ -230,9 +232,15 @@ def _adapter_named(text: str) -> str:
 
 
 def _publish(asker: Asker, values: dict[str, Any]) -> dict[str, Any]:
+    """Where the model goes; whether it may go there is asked of the Hub, where that answers and there is a token."""
+    from huggingface_hub import get_token
+
     def read(text: str) -> dict[str, Any]:
         found = {"target": text} if text in ("local", "none") else {"target": "hub", "repo": text}
-        resolve.resolve({}, os.environ, {**values, "publish": found})
+        publish = resolve.resolve({}, os.environ, {**values, "publish": found}).config.publish
+        if publish.target == "hub" and get_token() is not None:
+            with contextlib.suppress(HubUnreachable):  # it is asked again before training
+                asker.console.print(f"  [dim]{escape(permission.check(publish, text, SECONDS))}[/]")
         return found
 
     options = {"local": "the model, checked, stays in the run's folder", "none": "nothing is published"}

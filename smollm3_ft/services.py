@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from smollm3_ft import hubclient, layers
+from smollm3_ft import hubclient, layers, permission
 from smollm3_ft.config import Config, Monitor, tracker_of
 from smollm3_ft.errors import ConfigError, Undelivered
 from smollm3_ft.findings import Finding, Look
@@ -14,7 +14,6 @@ from smollm3_ft.findings import Finding, Look
 SECONDS = 5.0  # for an answer
 KNOWN = (200, 401)  # what a Hub answers to who asks who they are, with and without a token
 WRITES = ("write", "admin")
-TOKENS = "https://huggingface.co/settings/tokens"
 
 
 def checks() -> dict[str, Look]:
@@ -60,7 +59,9 @@ def token() -> Finding:
         except ConfigError as unusable:
             return Finding("fault", f"{origin} {unusable.problems[0].what}", unusable.problems[0].remedy)
         if hubclient.is_forbidden(error):
-            return Finding("fault", f"the Hub refuses {origin}: it is wrong, or was revoked", f"make one at {TOKENS}")
+            return Finding(
+                "fault", f"the Hub refuses {origin}: it is wrong, or was revoked", f"make one at {permission.TOKENS}"
+            )
         return Finding("warning", f"{origin} is set; the Hub did not say whose ({_cause(error)})", "see hub, above")
     return _permissions(origin, told)
 
@@ -79,7 +80,7 @@ def _permissions(origin: str, told: Mapping[str, Any]) -> Finding:
     who = f"{origin} is of {told['name']}{f', in {orgs}' if orgs else ''}"
     if role in WRITES:
         return Finding("ok", f"{who}; it may write")
-    remedy = f"make one that may write at {TOKENS}; enough to read and train"
+    remedy = f"make one that may write at {permission.TOKENS}; enough to read and train"
     if role == "fineGrained":
         places = [
             str(one.get("entity", {}).get("name"))

@@ -1,6 +1,7 @@
 """`smollm3-ft init`: what it asks has defaults, and what it writes is a configuration that the other commands take."""
 
 import io
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import configure, facts, write_rows
+from hub import hub
 
 from flows import cli
 from smollm3_ft import doctor, initial, layers, sources
@@ -78,6 +80,21 @@ def test_whose_token_it_is_and_that_one_is_missing(init: Init, monkeypatch: pyte
     assert code == 0, said
     assert "Hub token: none" in said
     assert "The Hub wants a token that may write" in said
+
+
+@pytest.mark.process
+def test_where_the_token_may_not_write_is_told_at_once(tmp_path: Path) -> None:
+    """By the Hub, when it is named: not after the training."""
+    command = [sys.executable, "-c", "from flows import cli; cli.main()", "init"]
+    answers = "builtin:tiny\nbuiltin:demo\nnone\nother/model\ntester/model\n"
+    with hub() as there:
+        environment = {**there.environment(tmp_path / "home"), "COLUMNS": "200"}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, input=answers, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "HF_TOKEN is of tester" in done.stdout
+    assert "tester is not in other, the owner of other/model" in done.stdout
+    assert "we may make tester/model" in done.stdout
+    assert layers.read_file(tmp_path / "finetune.yaml")["publish"] == {"target": "hub", "repo": "tester/model"}
 
 
 def test_no_file_is_overwritten_unasked(init: Init, tmp_path: Path) -> None:
