@@ -80,7 +80,7 @@ def _permissions(origin: str, told: Mapping[str, Any]) -> Finding:
     who = f"{origin} is of {told['name']}{f', in {orgs}' if orgs else ''}"
     if role in WRITES:
         return Finding("ok", f"{who}; it may write")
-    remedy = f"make one that may write at {permission.TOKENS}; enough to read and train"
+    remedy = f"to publish, make one that may write at {permission.TOKENS}; to read and to train, this one is enough"
     if role == "fineGrained":
         places = [
             str(one.get("entity", {}).get("name"))
