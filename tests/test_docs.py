@@ -114,6 +114,7 @@ def test_the_messages_in_troubleshooting_are_the_programs_own() -> None:
     """Each part of each message that is shown there stands in the code."""
     page = ROOT / "docs" / "troubleshooting.md"
     shown = [line for language, text in documented.blocks(page) if language == "text" for line in text.splitlines()]
+    shown += [text for text in documented.INLINE.findall(page.read_text(encoding="utf-8")) if "…" in text]
     parts = {part.strip() for line in shown for part in re.split("…|; |: ", line)}
     ours = said()
     assert {part for part in parts if len(part) > 3 and part not in ours} == set()
