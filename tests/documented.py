@@ -153,14 +153,14 @@ def _of_a_run(words: list[str]) -> None:
 
 def own_run(command: Command) -> tuple[str, ...] | None:
     """The words of a run on the reader's own rows, for the built-in model on a machine like this one."""
-    if "flows.finetune" not in command.words or not {"data.source=rows.jsonl", "data.source=pairs.jsonl"} & {
-        *command.words
-    }:
+    words = set(command.words)
+    is_own = words & {"data.source=rows.jsonl", "data.source=pairs.jsonl"} and "--from" not in words
+    if "flows.finetune" not in words or not is_own:
         return None
     here = ("model.name=builtin:tiny", "model.dtype=float32", "data.max_length=256")
     keys = ("model.", "data.max_length=", "compute.", "runs_dir=", "publish.", "--")
-    words = command.words[command.words.index("flows.finetune") + 1 :]
-    return (*(word for word in words if not word.startswith(keys)), *here)
+    given = command.words[command.words.index("flows.finetune") + 1 :]
+    return (*(word for word in given if not word.startswith(keys)), *here)
 
 
 def _is_a_file(word: str) -> bool:
