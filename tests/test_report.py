@@ -132,9 +132,10 @@ def test_a_finished_run_says_where_it_went_since(run: Run) -> None:
     before = report.write(run, "completed", STEPS)
     assert before["published"]["target"] is None
     assert report.write(run, "failed", [], FAILURE) == files.read_json(run.path / "report.json")
-    files.write_json(run.path / "published.json", {"target": "hub", "repo": "me/model", "verified": True})
+    record = {"target": "hub", "repo": "me/model", "commit": "c0ffee", "verified": True}
+    files.write_json(run.path / "published.json", record)
     after = report.write(run, "completed", [])
-    assert after["published"] == dict.fromkeys(REPORTED) | {"target": "hub", "repo": "me/model", "verified": True}
+    assert after["published"] == dict.fromkeys(REPORTED) | record
     assert after["links"]["model page"].endswith("/me/model")
     assert (after["steps"], after["status"]) == (before["steps"], "completed")
     assert files.read_json(run.path / "report.json") == after

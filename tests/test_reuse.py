@@ -50,7 +50,7 @@ def test_an_unfinished_run_is_evaluated_by_the_code_it_goes_on_with(plan: Traini
     """One of a former version has scores of another make; a finished one keeps the mark that it has."""
     run = runs.read(Path(plan.folder))
     runs.set_mark(run, "evaluate base", "of a former version")
-    marks = [training._mark_of(run, "evaluate base", plan, plan.model.digest, done) for done in (True, False)]
+    marks = [training._marks_of(run, "base", plan, plan.model.digest, done)[0] for done in (True, False)]
     assert marks == ["of a former version", mark(plan)]
 
 
@@ -69,12 +69,12 @@ def test_a_damaged_evaluation_is_no_hit(plan: TrainingPlan, damage: str) -> None
     folder = run.path.parent / ".evaluated" / damage
     files.write_json(folder / "scores.json", {"rows": []})
     records.write(folder / records.RECORD, damage, {}, folder)
-    assert training._evaluated(run, damage, done=False) is not None
+    assert training._evaluated(run, damage, None, done=False) is not None
     if damage == "gone":
         (folder / "scores.json").unlink()
     else:
         files.write_json(folder / "scores.json", {"rows": [1]})
-    assert training._evaluated(run, damage, done=False) is None
+    assert training._evaluated(run, damage, None, done=False) is None
 
 
 def test_two_at_once_prepare_once(tmp_path: Path, tiny: Path) -> None:
