@@ -39,6 +39,8 @@ def png(named: Mapping[str, Sequence[tuple[float, float]]], axis: str = "step") 
     for index, (name, curve) in enumerate(named.items()):
         colour = pages.COLOURS[index % len(pages.COLOURS)]
         draw.line([place(x, y) for x, y in curve], colour, FINER * 2, "curve")
+        if len(curve) == 1:
+            draw.circle(place(*curve[0]), FINER * 3, colour)
         draw.text((FINER * (WIDTH - RIGHT - 8), FINER * (TOP + 6 + 20 * index)), name, colour, font, "ra")
     target = io.BytesIO()
     image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS).save(target, "PNG", optimize=True)

@@ -36,7 +36,7 @@ def interval(measured: dict[str, Any]) -> str:
 
 def figure(value: float) -> str:
     """0.912; 1.2e+05 for what is large, such as the perplexity of a bad model."""
-    return f"{value:.3f}" if abs(value) < 10_000 else f"{value:.3g}"
+    return f"{round(value, 3) + 0.0:.3f}" if abs(value) < 10_000 else f"{value:.3g}"  # 0.000, and never -0.000
 
 
 def metrics(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
