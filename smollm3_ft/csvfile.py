@@ -55,7 +55,8 @@ def _header(fields: list[str], where: str) -> list[str]:
         raise DataError(f"{where}: the header is no UTF-8 text", "save the file as UTF-8")
     ((name, times),) = Counter(fields).most_common(1)
     if times > 1:
-        raise DataError(f"{where}: {times} columns are called {name!r}", "give each its own name")
+        places = ", ".join(str(place) for place, field in enumerate(fields, 1) if field == name)
+        raise DataError(f"{where}: columns {places} have the same name", "give each its own, in the first line")
     return fields
 
 

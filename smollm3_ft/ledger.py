@@ -32,7 +32,7 @@ class Account:
     def drop(self, bad: BadRow, place: str, line: int, quarantine: IO[str]) -> None:
         """Count a row that is not used and write it down."""
         self.dropped[bad.reason] += 1
-        self.examples.setdefault(bad.reason, f"{place}:{line}: {bad.detail}")
+        self.examples.setdefault(bad.reason, f"{place}:{line}")  # the detail may show the row: for here alone
         entry = {"source": place, "line": line, "reason": bad.reason, "detail": bad.detail}
         quarantine.write(json.dumps(entry) + "\n")
 
@@ -76,9 +76,10 @@ def check(accounts: list[Account], max_bad_rows: float) -> None:
             raise DataError(f"{source} has no rows", "name a source that has")
         if total > max_bad_rows * rows:
             worst = ", ".join(f"{n} {reason} (first: {account.examples[reason]})" for reason, n in bad.items())
+            allow = "" if total == rows else f", or raise data.max_bad_rows above {total / rows:.2f}"
             raise DataError(
                 f"{total} of {rows} rows of {source} cannot be used: {worst}",
-                "mend them" + ("" if total == rows else f", or raise data.max_bad_rows above {total / rows:.2f}"),
+                f"mend them (the quarantine says why, for each){allow}",
             )
         if account.kept == 0:
             reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(account.dropped.items()))

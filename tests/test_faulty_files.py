@@ -146,7 +146,7 @@ REFUSED: dict[str, tuple[str, Make, str]] = {
     "lone CR in CSV": ("x.csv", CSV.replace(b"\n", b"\r"), r"x\.csv:1 cannot be read .*line feed"),
     "CSV without rows": ("x.csv", b"prompt,completion\n", "has no rows"),
     "empty CSV": ("x.csv", b"", r"x\.csv:1 has no header"),
-    "two columns of a name": ("x.csv", b"prompt,prompt\na,b\n", r"x\.csv:1: 2 columns are called 'prompt'"),
+    "two columns of a name": ("x.csv", b"prompt,prompt\na,b\n", r"x\.csv:1: columns 1, 2 have the same name"),
     "Parquet without its end": ("x.parquet", table()[:-8] + bytes(8), r"x\.parquet cannot be read as .*footer"),
     "Parquet cut off": ("x.parquet", table()[:200], r"x\.parquet cannot be read as Parquet"),
     "Parquet damaged inside": ("x.parquet", table()[:4] + b"\xff" * 40 + table()[44:], r"x\.parquet cannot be read"),

@@ -36,7 +36,7 @@ def test_tab_separated_rows(tmp_path: Path) -> None:
     [
         (b"", r"rows\.csv:1 has no header"),
         (b"\n \n", r"rows\.csv:1 has no header"),
-        (b"\na,b,a\n1,2,3\n", r"rows\.csv:2: 2 columns are called 'a'"),
+        (b"\na,b,a\n1,2,3\n", r"rows\.csv:2: columns 1, 3 have the same name"),
         (b"a,\xff\n1,2\n", r"rows\.csv:1: the header is no UTF-8 text"),
         (b'a,b\n1,2\n3,"4\n5,6\n7,8\n', r"rows\.csv:3 cannot be read \(unexpected end of data\); close the quote"),
         (b'a,b\n1,2\n3,"4\n5,6\n7,"8\n', r"rows\.csv:3 cannot be read \(',' expected after '\"'\); close the quote"),

@@ -34,7 +34,7 @@ def test_bad_rows_end_the_run_with_step_cause_and_command(house: House, bad: tup
     """Exit code 1; the last lines name the step, the file and line, what to do, and how to go on."""
     code, output, path = bad
     assert code == 1
-    assert f"prepare data failed: 1 of 2 rows of {path} cannot be used: 1 malformed_json (first: {path}:2: " in output
+    assert f"prepare data failed: 1 of 2 rows of {path} cannot be used: 1 malformed_json (first: {path}:2)" in output
     assert "data.max_bad_rows" in output
     assert "python -m flows.finetune" in output
     assert "Traceback" not in output
