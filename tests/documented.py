@@ -158,7 +158,7 @@ def own_run(command: Command) -> tuple[str, ...] | None:
     if "flows.finetune" not in words or not is_own:
         return None
     here = ("model.name=builtin:tiny", "model.dtype=float32", "data.max_length=256")
-    keys = ("model.", "data.max_length=", "compute.", "runs_dir=", "publish.", "--")
+    keys = ("model.", "data.max_length=", "compute.", "runs_dir=", "publish.", "evaluate.harness=", "--")
     given = command.words[command.words.index("flows.finetune") + 1 :]
     return (*(word for word in given if not word.startswith(keys)), *here)
 
