@@ -130,7 +130,10 @@ def _is_there(there: RepoSibling | None, content: Content, digest: str) -> bool:
     """Whether the Hub's file is this one: by sha256 where it is a large one, else by the id that git gives it."""
     if there is None:
         return False
-    return bool(there.lfs["sha256"] == digest if there.lfs else there.blob_id == _git_id(content))
+    if there.lfs:
+        return bool(there.lfs["sha256"] == digest)
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    return there.size == size and there.blob_id == _git_id(content)  # large ones are not read for it
 
 
 def _git_id(content: Content) -> str:
