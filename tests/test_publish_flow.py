@@ -27,3 +27,21 @@ def test_what_may_not_be_published(tmp_path: Path, gate: str, target: str, said:
     files.write_json(run.path / "evaluation.json", {"gate": {"state": gate, "why": "it is worse"}})
     with pytest.raises(ConfigError, match=said):
         publish._made(run, None)
+
+
+def test_an_interrupted_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its report tells the truth, with the steps that were done before; it is raised on."""
+    run = runs.begin(configure(name="run", runs_dir=str(tmp_path)))
+    before = {"name": "train", "state": "Completed", "seconds": 1.0, "cached": False}
+    files.write_json(run.path / "report.json", {"status": "failed", "steps": [before]})
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(publish, "_made", lambda *_: ())
+    monkeypatch.setattr(publish, "close_former", lambda _: None)
+    monkeypatch.setattr(publish, "publish_and_verify", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publish._publish(run, None)
+    report = files.read_json(run.path / "report.json")
+    assert (report["status"], report["steps"]) == ("interrupted", [before])
