@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import jinja2
 
-from smollm3_ft import cardhead, files, fit, harness, models, pages, reproduce, runs
+from smollm3_ft import cardhead, files, fit, harness, models, pages, reproduce
 from smollm3_ft.config import Config, tracker_of
 from smollm3_ft.errors import ConfigError, Problem, PublishError
 from smollm3_ft.fit import TrainingPlan
@@ -41,7 +41,7 @@ def render(
     own = Path(plan.folder).parent / OWN
     try:
         text = pages.templates(escaped=False, before=own).get_template(TEMPLATE).render(told)
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
         if not (own / TEMPLATE).is_file():
             raise
         line = f":{error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
@@ -80,7 +80,10 @@ def _told(plan: TrainingPlan, evaluation: Mapping[str, Any], ledger: Mapping[str
         "harness": harness.shown(evaluation.get("harness") or {}),
         "quantized": _quantized(evaluation),
         "samples": evaluation.get("samples", []),
-        "sources": [{**entry, **_pin(pinned)} for entry, pinned in zip(ledger["sources"], _pinned(plan), strict=True)],
+        "sources": [
+            {**entry, **_pin(pinned)}
+            for entry, pinned in zip(ledger["sources"], reproduce.sources_of(plan), strict=True)
+        ],
         "splits": ledger["splits"],
         "leaks": ledger.get("leaks") or {},
         "data": config.data,
@@ -137,6 +140,7 @@ def _settings(plan: TrainingPlan, trained: Mapping[str, Any]) -> dict[str, Any]:
     """How it was trained, by names that people read; only what has a value."""
     train, settings = plan.config.train, plan.settings
     lora = train.lora if train.adapter != "none" else None
+    targets = (lora.targets if isinstance(lora.targets, str) else ", ".join(lora.targets)) if lora else None
     rate, peak = trained.get("tokens_per_second"), trained.get("peak_memory_bytes")
     tokens, supervised = trained.get("tokens"), trained.get("supervised_tokens")
     best = trained.get("best_step")
@@ -152,7 +156,7 @@ def _settings(plan: TrainingPlan, trained: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "peak learning rate": f"{settings.learning_rate:g}, {train.scheduler}, {settings.warmup_steps:,} warm-up steps",
         "optimizer": f"AdamW, weight decay {train.weight_decay:g}, gradients clipped to {train.max_grad_norm:g}",
-        "adapter": f"rank {lora.r}, alpha {lora.alpha:g}, dropout {lora.dropout:g}" if lora else None,
+        "adapter": f"rank {lora.r}, alpha {lora.alpha:g}, dropout {lora.dropout:g}, on {targets}" if lora else None,
         "computed in": plan.config.model.dtype,
         "seed": plan.config.seed,
         "final training loss": pages.figure(trained["final_loss"]) if trained.get("final_loss") is not None else None,
@@ -163,15 +167,9 @@ def _settings(plan: TrainingPlan, trained: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _pinned(plan: TrainingPlan) -> tuple[SourcePlan, ...]:
-    early = runs.read(Path(plan.folder)).plan
-    assert early is not None  # made before anything is prepared
-    return early.sources
-
-
 def _hub_sources(plan: TrainingPlan) -> Iterator[tuple[str, str | None]]:
     """Each dataset of the Hub that was trained on, and its commit."""
-    return ((source.source, source.revision) for source in _pinned(plan) if source.kind == "hub")
+    return ((source.source, source.revision) for source in reproduce.sources_of(plan) if source.kind == "hub")
 
 
 def _pin(source: SourcePlan) -> dict[str, str | None]:

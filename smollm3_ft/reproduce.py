@@ -56,7 +56,7 @@ def public(plan: TrainingPlan) -> dict[str, Any]:
     model.pop("trust_remote_code")
     if plan.model.kind == "folder":
         model["name"] = _local(plan.model.name)
-    pinned = _pinned(plan)
+    pinned = sources_of(plan)
     if isinstance(data["source"], str):
         data["source"] = _named(pinned[0])
     else:
@@ -94,7 +94,7 @@ def facts(plan: TrainingPlan) -> dict[str, dict[str, Any]]:
             "rows": prepared.rows,
             "tokens": prepared.tokens,
             "supervised_tokens": prepared.supervised_tokens,
-            "sources": {_named(source): source.revision or source.content for source in _pinned(plan)},
+            "sources": {_named(source): source.revision or source.content for source in sources_of(plan)},
         },
         "plan": {
             "model": plan.model.revision or plan.model.digest,
@@ -117,7 +117,8 @@ def _settled(plan: TrainingPlan) -> dict[str, Any]:
     return values
 
 
-def _pinned(plan: TrainingPlan) -> tuple[SourcePlan, ...]:
+def sources_of(plan: TrainingPlan) -> tuple[SourcePlan, ...]:
+    """What a run was trained on, as it was pinned."""
     early = runs.read(Path(plan.folder)).plan
     assert early is not None  # made before anything is prepared
     return early.sources
@@ -168,7 +169,7 @@ def _of_run(folder: Path) -> Wanted:
         raise ConfigError(Problem("--from", what, "go on with it first, or name another"))
     plan = fit.read(folder / "plan.json")
     values = {key: value for key, value in _settled(plan).items() if key not in NOT_TAKEN}
-    commits = {source.source: source.revision for source in _pinned(plan) if source.revision is not None}
+    commits = {source.source: source.revision for source in sources_of(plan) if source.revision is not None}
     told = {"values": public(plan), "expected": facts(plan)}
     return Wanted(values, Origin(name=run.name, place=str(folder), revisions=commits, **told), run.name)
 

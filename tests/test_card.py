@@ -78,6 +78,7 @@ def test_what_has_no_value_is_left_out(plan: TrainingPlan) -> None:
         assert "|---|\n\n" not in text  # a table without rows
 
 
+@pytest.mark.process
 def test_the_hub_takes_the_card(plan: TrainingPlan, tmp_path: Path) -> None:
     """Its head is valid by the Hub's own check, and its results are read as they are in the evaluation."""
     text = card(plan, quantized={}, harness={"base": {"arc": {"acc": 0.25}}, "tuned": {"arc": {"acc": 0.5}}})
@@ -238,6 +239,9 @@ def test_a_template_of_ones_own(plan: TrainingPlan) -> None:
         assert "smollm3-ft" in head(text)["tags"]
         files.write(own, "{{ unheard_of }}")
         with pytest.raises(PublishError, match=r"card.md cannot be rendered \('unheard_of' is undefined\); mend it"):
+            card(plan)
+        files.write(own, "{{ name + 1 }}")
+        with pytest.raises(PublishError, match=r"card.md cannot be rendered \(can only concatenate"):
             card(plan)
         files.write(own, "\n{% if %}")
         with pytest.raises(ConfigError, match=r"card.md:2: is no template .*; mend it, or move it away"):
