@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 from typing import Any
 from uuid import UUID
@@ -13,7 +14,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, PrefectHTTPStatusError
 
-from flows.pool_workers import POOLS, PREFECT, ROOT
+from flows.pool_workers import POOLS, PREFECT, ROOT, for_prefect
 from smollm3_ft.errors import FinetuneError
 
 FOLDER = ROOT / "deployments"
@@ -34,7 +35,8 @@ def deploy() -> list[str]:
             what = "the Prefect server refuses the password"
             raise FinetuneError(what, "set PREFECT_API_AUTH_STRING to its name:password") from None
     command = [*PREFECT, "--no-prompt", "deploy", "--prefect-file", "deployments/prefect.yaml", "--all"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = for_prefect(os.environ)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         what = f"the deployments could not be registered: {(done.stdout + done.stderr).strip()}"
         raise FinetuneError(what, "see that deployments/prefect.yaml is in order, and register again: make deploy")

@@ -82,10 +82,14 @@ def environment_of(worker: Worker, environment: Mapping[str, str]) -> dict[str, 
     found[MARK] = _mark(worker)
     if worker.pool == "default":
         return found
-    kept = without_secrets(found)
     token = environment.get("HF_READ_TOKEN") or environment.get("HF_TOKEN")
-    own = {name: environment.get(name) for name in ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY")} | {"HF_TOKEN": token}
-    return {**kept, **{name: value for name, value in own.items() if value}}
+    return for_prefect(found) | ({"HF_TOKEN": token} if token else {})
+
+
+def for_prefect(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment with no secret but those by which Prefect's server is talked to."""
+    own = {name: environment.get(name) for name in ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY")}
+    return without_secrets(environment) | {name: value for name, value in own.items() if value}
 
 
 def start(worker: Worker, folder: Path = ROOT, output: IO[bytes] | None = None) -> subprocess.Popen[bytes]:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from smollm3_ft import files, gate, layers, locks, permission, permitted, publishing, report, runs
+from smollm3_ft import files, gate, layers, locks, permission, permitted, publishing, redaction, report, runs
 from smollm3_ft.config import Publish
 from smollm3_ft.errors import ConfigError, FinetuneError, Problem, RunBusy, Stopped
 from smollm3_ft.layers import merged
@@ -35,6 +35,7 @@ def command(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,  # noqa: ARG001  # read by guarded
 ) -> None:
     """Publish a run that is there, or go on publishing it, as its configuration or these words say."""
+    redaction.check({"--despite-gate": despite_gate}, os.environ)
     run = _asked(words)
     why = gate.blocked(run.path)
     if despite_gate is not None and not despite_gate.strip():
@@ -65,6 +66,7 @@ def _asked(words: list[str]) -> Run:
     if others:
         remedy = "what was trained stays; only publish.* can be given here"
         raise ConfigError(*(Problem(key, "is no key of publishing", remedy) for key in others))
+    redaction.check(given, os.environ)
     run = runs.read(runs.find(named[0], runs_dir))
     if locks.is_held_by_the_living(run.path.parent, run.name):
         owner = locks.owner(run.path.parent, run.name)

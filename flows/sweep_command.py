@@ -15,7 +15,7 @@ from rich.table import Table
 
 from flows import cli
 from flows.cli import DONE, FAILED, Debug, console, errors
-from smollm3_ft import layers, locks, models, plan, resolve, searchspace, sources, sweeping, sweepreport
+from smollm3_ft import layers, locks, models, plan, redaction, resolve, searchspace, sources, sweeping, sweepreport
 from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, FinetuneError, RunBusy, Stopped
 from smollm3_ft.searchspace import Sweep
@@ -49,6 +49,8 @@ def _sweep(
 def load(words: list[str]) -> tuple[Config, Sweep]:
     """The configuration and the search that the words of a command mean, with the name settled."""
     given, file = layers.of_command(words)
+    for layer in (file, given):
+        redaction.check(layer, os.environ)
     asked = searchspace.read(file, given)
     config = resolve.resolve(_without_sweep(given), os.environ, _without_sweep(file)).config
     searchspace.check(config, asked)

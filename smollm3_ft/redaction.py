@@ -42,6 +42,12 @@ def problems(given: Mapping[str, Any], environment: Mapping[str, str]) -> Iterat
             yield Problem(named, "holds a token or another secret", remedy)
 
 
+def check(given: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    """Raise ConfigError where what was given holds a secret."""
+    if held := list(problems(given, environment)):
+        raise ConfigError(*held)
+
+
 def guarded(work: Callable[Asked, Answer]) -> Callable[Asked, Answer]:
     """The same work, whose errors hold no secret: neither in their words, nor in what hangs on them."""
 

@@ -194,7 +194,7 @@ def test_no_token_is_sent_but_in_a_header(sung: Sung) -> None:
     assert holding(BIRD, published(sung)) == [secrets]
     assert holding(OWN, published(sung)) == []
     kept = sung.repos["space", "tester/curves"].created["secrets"]
-    assert kept == {"TRACKIO_WRITE_TOKEN": TOLD["TRACKIO_WRITE_TOKEN"], "HF_TOKEN": TOLD["TRACKIO_SPACE_TOKEN"]}
+    assert kept == {"TRACKIO_WRITE_TOKEN": TOLD["TRACKIO_WRITE_TOKEN"], "HF_TOKEN": TOLD["HF_READ_TOKEN"]}
 
 
 def test_no_child_is_told_a_token(sung: Sung) -> None:

@@ -56,6 +56,8 @@ def blocked(run: Run) -> Iterator[Run]:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("a", f"publish.repo=me/hf_{'a' * 34}"), "publish.repo: holds a token or another secret"),
+        (("a", "--despite-gate", f"hf_{'a' * 34}"), "--despite-gate: holds a token or another secret"),
         (("a", "train.epochs=2"), "train.epochs: is no key of publishing; what was trained stays"),
         (("a", "publish.targt=hub"), "publish.targt: there is no such key; did you mean publish.target?"),
         (("a", "publish.target=bub"), "publish.target: should be"),
