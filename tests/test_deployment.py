@@ -18,7 +18,9 @@ from house import FILES, ROOT
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.events.schemas.automations import AutomationCore
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
+from searched import found
 
 from flows import doctor_command
 from smollm3_ft import checkpoints, files
@@ -33,6 +35,15 @@ BY_THE_CHILD = ("fit to device", "evaluate base", "train", "evaluate tuned", "mo
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     with opened(tmp_path_factory.mktemp("deployed")) as found:
         yield found
+
+
+def test_a_token_in_parameters_is_refused_and_kept_nowhere(deployed: Deployed) -> None:
+    """The server would keep every parameter that it takes: it takes no token of the Hub, and no password in a URL."""
+    token = f"hf_{'canary' * 6}"
+    for section in ({"model": {"name": token}}, {"monitor": {"trackio": f"http://me:{token}@server"}}):
+        with pytest.raises(PrefectHTTPStatusError, match="409"):
+            deployed.start("finetune/local", "with-a-token", **section)
+    assert found(token, deployed.runs_dir.parent) == []
 
 
 @pytest.fixture(scope="module")
