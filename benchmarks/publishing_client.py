@@ -6,6 +6,7 @@ then its outcome.
 
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -19,6 +20,7 @@ from smollm3_ft.errors import FinetuneError
 
 SILENT = 2.0  # seconds: for a server on the same machine, as a minute is for one far away
 FIRST_WAIT = 0.1
+SECONDS = 120  # in which a push ends, or never does
 
 
 def main() -> None:
@@ -32,6 +34,7 @@ def _fork(order: dict[str, Any]) -> None:
     pid = os.fork()
     if pid == 0:
         os.close(reading)
+        signal.alarm(SECONDS)
         os.write(writing, json.dumps(_outcome(order)).encode())
         os._exit(0)
     os.close(writing)
@@ -39,7 +42,8 @@ def _fork(order: dict[str, Any]) -> None:
     with os.fdopen(reading, "rb") as told:
         outcome = told.read()
     os.waitpid(pid, 0)
-    _say(json.loads(outcome) if outcome else {"killed": True})
+    killed = {"record": None, "error": "killed", "remedy": None, "seconds": float(SECONDS)}
+    _say(json.loads(outcome) if outcome else killed)
 
 
 def _outcome(order: dict[str, Any]) -> dict[str, Any]:
