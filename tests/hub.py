@@ -140,9 +140,12 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 
     def _body(self) -> bytes:
-        """The request's body, whose length is given, or which comes in chunks."""
+        """The request's body, whose length is given, or which comes in chunks. What is cut short is no request."""
         if self.headers.get("Transfer-Encoding", "") != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = self.rfile.read(length := int(self.headers.get("Content-Length", 0)))
+            if len(body) < length:
+                raise ConnectionResetError("the client left in the middle of its request")
+            return body
         chunks = []
         while size := int(self.rfile.readline().split(b";")[0], 16):
             chunks.append(self.rfile.read(size))
