@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flows import chat_command, compare, data, doctor_command, gc, init_command, publish_command, rows
+from flows import chat_command, compare, data, doctor_command, export_command, gc, init_command, publish_command, rows
 from flows import runs as listing
 from smollm3_ft import agreement, disk, gate, layers, locks, plan, report, reproduce, resolve, runs
 from smollm3_ft.config import Config
@@ -227,6 +227,7 @@ app.command("runs")(listing.command)
 app.command("compare")(compare.command)
 app.command("doctor")(doctor_command.command)
 app.command("publish")(publish_command.command)
+app.command("export")(export_command.command)
 
 
 @app.command("plan")

@@ -9,6 +9,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from smollm3_ft import files
+
 TEMPLATES = Path(__file__).parent / "templates"
 COLOURS = ("#4c72d9", "#c8731f", "#2a9a6a", "#b8479b", "#8a7d1f", "#7a5fd0")  # readable on light and dark
 
@@ -45,6 +47,16 @@ def metrics(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
     return [
         {"name": name.replace("_", " ")} | {side: interval(evaluation[side][name]) for side in sides}
         for name in evaluation.get("difference", {})
+    ]
+
+
+def variants(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A row a quantized variant and metric: its kind and bytes, what it scores, and the difference to the model."""
+    return [
+        {"kind": kind, "size": files.gib(one["bytes"]), "name": name.replace("_", " ")}
+        | {"value": interval(one[name]), "difference": interval(one["difference"][name])}
+        for kind, one in evaluation.get("quantized", {}).items()
+        for name in one.get("difference", {})
     ]
 
 

@@ -51,7 +51,7 @@ KINDS: dict[str, type[FinetuneError]] = {  # the narrower before the wider
     "training": TrainingError,
 }
 LAUNCHER = ("accelerate.commands.launch", "--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no")
-NOISE = (" torch/distributed/elastic/", "torchao/_C", " torch/utils/_pytree.py")  # of libraries, of no use to users
+NOISE = (" torch/distributed/elastic/", "torchao/_C", "torch/utils/_pytree.py")  # of libraries, of no use to users
 LINES_KEPT = 500  # of output: the launcher's report has some for each process
 PARENT = "SMOLLM3_FT_PARENT"  # the parent's process id: a child looks for it when it has imported its libraries
 SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "AUTH_STRING")

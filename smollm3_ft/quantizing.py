@@ -63,19 +63,18 @@ def write(plan: TrainingPlan, kind: str, final: Path) -> None:
 def scheme(kind: str, device: str, dtype: str) -> Any:
     """How torchao is to quantize; only what safetensors can hold, so that nothing that is shared is a pickle.
 
-    int8: a scale for each row. int4: a scale for each group of weights, two in a byte as torch's own CUDA kernel reads
-    them. That kernel takes bfloat16 alone, and nothing of torchao that safetensors can hold packs them for a CPU: there
-    and then each weight of 4 bits takes a byte, which loads everywhere.
+    int8: a scale for each row. int4: a scale and a zero for each group, two weights in a byte as torch's own CUDA
+    kernel reads them. That kernel takes bfloat16 alone, and nothing of torchao that safetensors can hold packs them for
+    a CPU: there and then each weight of 4 bits takes a byte, which loads everywhere.
     """
     if kind == "int8":
         return quantization.Int8WeightOnlyConfig()
     if device == "cuda" and dtype == "bfloat16":
         packed = Int4PackingFormat.TILE_PACKED_TO_4D
         return quantization.Int4WeightOnlyConfig(group_size=GROUP, int4_packing_format=packed)
-    return quantization.IntxWeightOnlyConfig(
-        torch.int4,  # type: ignore[attr-defined]  # torch has it, its types do not
-        quantization.PerGroup(GROUP),
-    )
+    four = torch.int4  # type: ignore[attr-defined]  # torch has it, its types do not
+    group = quantization.PerGroup(GROUP)
+    return quantization.IntxWeightOnlyConfig(four, group, mapping_type=quantization.MappingType.ASYMMETRIC)
 
 
 if __name__ == "__main__":

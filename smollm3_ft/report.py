@@ -42,7 +42,7 @@ def write(run: Run, status: Status, steps: list[Step], failure: Failure | None =
     """Write `report.md`, `report.html` and, last, `report.json` into the run's folder. Returns the report.
 
     A finished run keeps the report that it has, but for what waited to be delivered and is there now, and for where its
-    model went since; what is gone of it is written again.
+    model went since, and in which variants; what is gone of it is written again.
     """
     done = runs.status(run.path) in runs.FINISHED
     report = files.read_json(run.path / "report.json") if done else collect(run, status, steps, failure)
@@ -53,6 +53,9 @@ def write(run: Run, status: Status, steps: list[Step], failure: Failure | None =
     if any(report.get(key) != value for key, value in where.items()):
         report |= {**where, "next_steps": next_steps(run, report["status"])}
         anew = True
+    quantized = files.read_json_if_there(run.path / "evaluation.json").get("quantized")
+    if report["evaluation"].get("quantized") != quantized:  # variants are made by publishing too
+        report["evaluation"], anew = {**report["evaluation"], "quantized": quantized}, True
     for name in ("report.md", "report.html"):
         if anew or not (run.path / name).is_file():
             files.write(run.path / name, render(name, run, report))
@@ -78,6 +81,7 @@ def collect(run: Run, status: Status, steps: list[Step], failure: Failure | None
             "base": evaluation.get("base"),
             "tuned": evaluation.get("tuned"),
             "difference": evaluation.get("difference"),
+            "quantized": evaluation.get("quantized"),
             "gate": evaluation.get("gate", {}).get("state", "none"),
             "why": evaluation.get("gate", {}).get("why"),
         },
@@ -177,6 +181,7 @@ def render(template: str, run: Run, report: dict[str, Any]) -> str:
             rows=evaluation.get("rows"),
             by=evaluation.get("by", {}),
             metrics_of=pages.metrics,
+            variants=pages.variants(evaluation),
             answers=evaluation.get("answers"),
             general_rows=evaluation.get("general_rows"),
             standard=harness.shown(evaluation.get("harness", {})),

@@ -1,0 +1,67 @@
+"""A run's model in a folder of its own: merged, with its quantized variants in folders of their names."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from smollm3_ft import disk, files, fit, records, report, variants
+from smollm3_ft.config import Variant
+from smollm3_ft.errors import ConfigError, Problem
+from smollm3_ft.fit import TrainingPlan
+from smollm3_ft.runs import Run
+
+RECORD = "export.json"  # by which such a folder is known again
+
+
+def trained(run: Run) -> TrainingPlan:
+    """The plan of a run whose model is there as it was trained. Raises ConfigError where it is not."""
+    path = run.path / "plan.json"
+    plan = fit.read(path) if path.is_file() else None
+    if plan is None or records.read(run.path / fit.TRAINED, fit.mark(plan), run.path / "model") is None:
+        what = f"{run.name} is not trained, or its model is not as it was"
+        raise ConfigError(Problem("run", what, f"go on with it first: {report.command(run)}"))
+    return plan
+
+
+def check_place(place: Path) -> None:
+    """Raise ConfigError where something lies in `place` that is no export: it would be replaced."""
+    if place.exists() and not (place / RECORD).is_file() and not (place.is_dir() and not any(place.iterdir())):
+        what = f"{place} holds something that is no export"
+        raise ConfigError(Problem("folder", what, "name another folder, or move it away"))
+
+
+def export(run: Run, kinds: Sequence[Variant], place: Path, on_line: Callable[[str], None]) -> int:
+    """Write the model, and variants of these kinds, into `place`, all of it or nothing. Returns its bytes.
+
+    Raises ConfigError as `trained`, `check_place` and `variants.make` do, TrainingError where the disk is full.
+    """
+    plan = trained(run)
+    check_place(place)
+    variants.check(kinds, plan.model)
+    partial = place.with_name(f".partial-{place.name}-{os.getpid()}")
+    files.clear_partial(place)
+    try:
+        with disk.named_when_full(_there(place)):
+            partial.mkdir(parents=True)
+            for name in files.read_json(run.path / fit.TRAINED)["files"]:
+                shutil.copy2(run.path / "model" / name, partial / name)
+            for kind in kinds:
+                if variants.there(plan, kind) is not None:
+                    shutil.copytree(variants.folder(plan, kind), partial / kind)
+                else:
+                    variants.make(plan, kind, partial / kind, on_line)
+            model = files.read_json(run.path / fit.TRAINED)["values"]["model"]
+            files.write_json(partial / RECORD, {"run": run.name, "run_id": run.run_id, "model": model})
+            size = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
+            files.move_folder(partial, place)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return size
+
+
+def _there(place: Path) -> Path:
+    """The nearest folder above that is there."""
+    return next(folder for folder in place.parents if folder.is_dir())
