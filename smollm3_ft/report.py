@@ -81,7 +81,6 @@ def collect(run: Run, status: Status, steps: list[Step], failure: Failure | None
             "base": evaluation.get("base"),
             "tuned": evaluation.get("tuned"),
             "difference": evaluation.get("difference"),
-            "quantized": evaluation.get("quantized"),
             "gate": evaluation.get("gate", {}).get("state", "none"),
             "why": evaluation.get("gate", {}).get("why"),
         },
