@@ -12,9 +12,10 @@ import typer
 from rich.console import Console
 
 from flows import datadisplay
-from smollm3_ft import chat, data, files, inspection, layers, models, plan, resolve, sources
+from smollm3_ft import chat, data, datapush, files, inspection, layers, models, plan, resolve, sources
 from smollm3_ft.config import Config, Data
 from smollm3_ft.errors import ConfigError, DataError, Problem
+from smollm3_ft.hubpush import Place
 from smollm3_ft.models import ModelPlan
 from smollm3_ft.sources import SourcePlan
 
@@ -38,17 +39,23 @@ def command(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file, folder, glob, Hub dataset, or FILE.yaml.")],
     words: Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The ledger and the quarantine's head as JSON.")] = False,
+    push: Annotated[
+        str | None,
+        typer.Option("--push", metavar="OWNER/NAME", help="Upload the kept rows; private, or publish.private=false."),
+    ] = None,
 ) -> None:
     """What is found in a source, and what would be trained: ledger, lengths, quarantine, rows."""
     config = _configuration(source, words or [])
+    to = datapush.place(push, config) if push else None
     runs_dir = Path(config.runs_dir)
     plan.check_writable(runs_dir)
     pinned = sources.locate(config.data)
     model = models.pin(config.model, runs_dir)
     looked = look(config, pinned, model, Console(stderr=True, highlight=False, style="dim"))
+    pushed = _push(looked, pinned, config, model, to) if to else None
     if as_json:
         value = {"schema_version": 1, **looked.ledger, "quarantine": inspection.quarantine(looked.folder)}
-        typer.echo(json.dumps(value, indent=2))
+        typer.echo(json.dumps(value | ({"pushed": pushed} if pushed else {}), indent=2))
         return
     console = Console(highlight=False)
     datadisplay.ledger(console, looked.ledger)
@@ -59,6 +66,17 @@ def command(
     datadisplay.quarantine(console, looked.ledger, looked.folder)
     if looked.prepared is not None:
         console.print(f"\nAll of it as a page:  {looked.folder / 'report.html'}", soft_wrap=True, markup=False)
+    if pushed:
+        who = "private" if pushed["private"] else "public"
+        told = f"The kept rows, {who}:  {pushed['url']} at {pushed['commit'][:12]}"
+        console.print(told, soft_wrap=True, markup=False)
+
+
+def _push(looked: Looked, pinned: tuple[SourcePlan, ...], config: Config, model: ModelPlan, to: Place) -> Any:
+    if looked.prepared is None:
+        raise DataError("no row is kept, so there is nothing to push", "see the quarantine for each row")
+    tokenizer = config.model.name if models.is_on_hub(config.model.name) else Path(config.model.name).name
+    return datapush.push(looked.prepared, pinned, config.data, Path(model.folder), tokenizer, to)
 
 
 def _configuration(source: str, words: list[str]) -> Config:
@@ -80,7 +98,11 @@ def _configuration(source: str, words: list[str]) -> Config:
 
 
 def _needed(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in OTHER_SECTIONS}
+    needed = {key: value for key, value in values.items() if key not in OTHER_SECTIONS}
+    publish = values.get("publish")
+    if isinstance(publish, Mapping) and "private" in publish:  # of what is pushed
+        needed["publish"] = {"private": publish["private"]}
+    return needed
 
 
 def look(

@@ -1,4 +1,4 @@
-"""A folder onto a model repository of the Hub, in one commit, and read back from there.
+"""A folder onto a repository of the Hub, in one commit, and read back from there.
 
 Large files are sent first, each under its hash; then one commit, on top of the head that was looked at, makes all of
 them appear on `main` at once. (`upload_folder` would make several where Xet is used.) Each step looks at what is there
@@ -12,7 +12,7 @@ import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smollm3_ft import files, hubclient, permission
 from smollm3_ft.errors import ConfigError, PublishError
@@ -29,6 +29,16 @@ FETCHED = "model"  # in the folder of a verification
 Content = Path | bytes
 
 
+class Place(NamedTuple):
+    """A repository that is pushed to: `kind` is model or dataset, and `key` where it was named."""
+
+    repo: str
+    private: bool
+    kind: str = "model"
+    key: str = permission.KEY
+    remedy: str = "publish the run again"
+
+
 def push(folder: Path, repo: str, private: bool, tag: str, run_id: str, message: str) -> dict[str, Any]:
     """Bring `main` of `repo` to what `folder` holds, and tag the commit. Returns `repo`, `commit`, `tag`, `files`.
 
@@ -39,15 +49,21 @@ def push(folder: Path, repo: str, private: bool, tag: str, run_id: str, message:
     Raises ConfigError or PublishError at once where the Hub is against it, HubUnreachable where it does not answer as
     it should for PATIENCE seconds.
     """
-    digests = listed(folder)
+    digests, place = listed(folder), Place(repo, private)
+    commit = bring(folder, digests, place, message)
+    with _said(place):
+        tagged = hubclient.insist(lambda: _tag(hubclient.api(), repo, commit, tag, run_id), PATIENCE)
+    return {"repo": repo, "commit": commit, "tag": tagged, "files": digests}
+
+
+def bring(folder: Path, digests: Mapping[str, str], place: Place, message: str) -> str:
+    """Bring `main` to what `folder` holds, whose files' hashes are `digests`, as `push` does. Returns the commit."""
     contents: dict[str, Content] = {path: folder / path for path in digests}
     wanted = {**contents, SUMS: _sums(digests)}
     known = {**digests, SUMS: hashlib.sha256(_sums(digests)).hexdigest()}
-    with _said(repo):
-        hubclient.insist(lambda: _make(hubclient.api(), repo, private), PATIENCE)
-        commit = hubclient.insist(lambda: _commit(hubclient.api(), repo, private, wanted, known, message), PATIENCE)
-        tagged = hubclient.insist(lambda: _tag(hubclient.api(), repo, commit, tag, run_id), PATIENCE)
-    return {"repo": repo, "commit": commit, "tag": tagged, "files": digests}
+    with _said(place):
+        hubclient.insist(lambda: _make(hubclient.api(), place), PATIENCE)
+        return hubclient.insist(lambda: _commit(hubclient.api(), place, wanted, known, message), PATIENCE)
 
 
 def listed(folder: Path) -> dict[str, str]:
@@ -64,7 +80,7 @@ def verify(record: Mapping[str, Any], into: Path) -> Path:
     as `push` does.
     """
     hubclient.limit_waiting()
-    with _said(record["repo"]):
+    with _said(Place(record["repo"], True)):
         hubclient.insist(lambda: _fetch(record["repo"], record["commit"], into), PATIENCE)
     for path, digest in record["files"].items():
         there = into / FETCHED / path
@@ -82,25 +98,24 @@ def _fetch(repo: str, commit: str, into: Path) -> None:
         snapshot_download(repo, revision=commit, local_dir=into / FETCHED, cache_dir=into / "cache")
 
 
-def _make(api: HfApi, repo: str, private: bool) -> None:
+def _make(api: HfApi, place: Place) -> None:
     """The repository, where it is not there."""
-    if permission.claim(api, repo, private) is None:
-        api.create_repo(repo, private=private, exist_ok=True)
+    if permission.claim(api, place.repo, place.private, place.kind, place.key) is None:
+        api.create_repo(place.repo, repo_type=place.kind, private=place.private, exist_ok=True)
 
 
-def _commit(
-    api: HfApi, repo: str, private: bool, wanted: Mapping[str, Content], digests: Mapping[str, str], message: str
-) -> str:
+def _commit(api: HfApi, place: Place, wanted: Mapping[str, Content], digests: Mapping[str, str], message: str) -> str:
     """The commit at the head of `main` that holds what is wanted: made on top of the head where that does not."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    head = permission.claim(api, repo, private)  # somebody may have committed since
+    repo, private, kind, key, remedy = place
+    head = permission.claim(api, repo, private, kind, key)  # somebody may have committed since
     if head is None or head.sha is None:
-        raise PublishError(f"{repo} is gone from the Hub", "publish the run again")
+        raise PublishError(f"{repo} is gone from the Hub", remedy)
     there = {one.rfilename: one for one in head.siblings or ()}
     changed = [path for path in wanted if not _is_there(there.get(path), wanted[path], digests[path])]
-    gone = sorted(_of_former_push(api, repo, head) & set(there) - set(wanted))
+    gone = sorted(_of_former_push(api, place, head) & set(there) - set(wanted))
     if not changed and not gone:
         return head.sha
     with disable_progress_bars():
@@ -109,7 +124,8 @@ def _commit(
             *(CommitOperationDelete(path, is_folder=False) for path in gone),
         ]
         # One request, Xet or not; 412 where `main` is not at this head any more, which is looked at again.
-        return api.create_commit(repo, operations, commit_message=message, parent_commit=head.sha).oid
+        made = api.create_commit(repo, operations, commit_message=message, repo_type=kind, parent_commit=head.sha)
+        return made.oid
 
 
 def _tag(api: HfApi, repo: str, commit: str, tag: str, run_id: str) -> str:
@@ -149,30 +165,31 @@ def _sums(digests: Mapping[str, str]) -> bytes:
     return "".join(f"{digest}  {path}\n" for path, digest in sorted(digests.items())).encode()
 
 
-def _of_former_push(api: HfApi, repo: str, head: Found) -> set[str]:
+def _of_former_push(api: HfApi, place: Place, head: Found) -> set[str]:
     """The files that the last push put there, as it listed them."""
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if SUMS not in {one.rfilename for one in head.siblings or ()}:
         return set()
     with disable_progress_bars():
-        text = Path(api.hf_hub_download(repo, SUMS, revision=head.sha)).read_text(encoding="utf-8")
+        path = api.hf_hub_download(place.repo, SUMS, repo_type=place.kind, revision=head.sha)
+        text = Path(path).read_text(encoding="utf-8")
     return {path for line in text.splitlines() if (path := line.partition("  ")[2])}
 
 
 @contextmanager
-def _said(repo: str) -> Iterator[None]:
+def _said(place: Place) -> Iterator[None]:
     """What the Hub says against a push, in a line with what to do."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        with permission.named(repo):
+        with permission.named(place.repo, place.key):
             yield
     except ConfigError:
         raise
     except HfHubHTTPError as error:
-        what = f"the Hub does not take {repo} ({hubclient.cause(error)})"
-        raise PublishError(what, "see the repository's page on the Hub, then publish the run again") from None
+        what = f"the Hub does not take {place.repo} ({hubclient.cause(error)})"
+        raise PublishError(what, f"see the repository's page on the Hub, then {place.remedy}") from None
     except ValueError as error:  # the client asks the Hub about the card before it sends anything
-        what = f"the Hub refuses the card of {repo} ({' '.join(str(error).split())[:300]})"
-        raise PublishError(what, "mend the card's template, then publish the run again") from None
+        what = f"the Hub refuses the card of {place.repo} ({' '.join(str(error).split())[:300]})"
+        raise PublishError(what, f"mend the card's template, then {place.remedy}") from None

@@ -54,7 +54,6 @@ def _unread(config: Config, roots: str) -> Iterator[Problem]:
 
 def _unowned(config: Config, environment: Mapping[str, str]) -> Iterator[Problem]:
     """What would be written to the Hub under an owner who is not one of those permitted."""
-    owners = [one.strip() for one in environment.get("SMOLLM3_FT_PUBLISH_OWNERS", "").split(",") if one.strip()]
     monitor, publish = config.monitor, config.publish
     places = [
         ("publish.repo", (publish.repo or "") if publish.target == "hub" else None),
@@ -63,12 +62,17 @@ def _unowned(config: Config, environment: Mapping[str, str]) -> Iterator[Problem
         ("monitor.trackio", monitor.trackio if tracker_of(config) == "space" else None),
     ]
     for key, name in places:
-        if name is None or not owners:
-            continue
-        owner = name.rpartition("/")[0] or environment.get("HF_USERNAME", "")
-        if owner not in owners:
-            whose = f"what belongs to {owner}" if owner else "what names no owner"
-            yield Problem(key, f"{whose} may not be published here", f"allowed are the owners {', '.join(owners)}")
+        if name is not None:
+            yield from unowned(key, name, environment)
+
+
+def unowned(key: str, name: str, environment: Mapping[str, str]) -> Iterator[Problem]:
+    """A problem where what is named may not be written, for whom it belongs to."""
+    owners = [one.strip() for one in environment.get("SMOLLM3_FT_PUBLISH_OWNERS", "").split(",") if one.strip()]
+    owner = name.rpartition("/")[0] or environment.get("HF_USERNAME", "")
+    if owners and owner not in owners:
+        whose = f"what belongs to {owner}" if owner else "what names no owner"
+        yield Problem(key, f"{whose} may not be published here", f"allowed are the owners {', '.join(owners)}")
 
 
 def _real(place: str) -> Path:
