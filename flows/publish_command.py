@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from smollm3_ft import files, gate, layers, locks, permission, permitted, publishing, redaction, report, runs
+from smollm3_ft import demospace, files, gate, layers, locks, permission, permitted, publishing, redaction, report, runs
 from smollm3_ft.config import Publish
 from smollm3_ft.errors import ConfigError, FinetuneError, Problem, RunBusy, Stopped
 from smollm3_ft.layers import merged
@@ -43,15 +43,16 @@ def command(
     if despite_gate is not None and why is None:
         raise ConfigError(Problem("--despite-gate", f"the gate is not against {run.name}", "leave it out"))
     done = publishing.published(run)
-    if done is not None and done["verified"]:
+    if done is not None and publishing.is_finished(done, run):
         _say(run, done)
         return
     if why is not None and despite_gate is None:
         errors.print(f"[yellow]not published:[/] {escape(why)}", soft_wrap=True)
         errors.print('It goes all the same with a reason, which its card states: --despite-gate "…"', soft_wrap=True)
         raise typer.Exit(BLOCKED)
-    if run.config.publish.target == "hub":
-        permission.check(run.config.publish, run.name, PATIENCE)  # before a server is started
+    if run.config.publish.target == "hub":  # before a server is started
+        permission.check(run.config.publish, run.name, PATIENCE)
+        demospace.check(run.config, permission.repository(run.config.publish, run.name, PATIENCE), PATIENCE)
     raise typer.Exit(_publish(run, words, despite_gate.strip() if despite_gate else None))
 
 

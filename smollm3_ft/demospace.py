@@ -70,10 +70,10 @@ def deployed(run: Run, record: dict[str, Any]) -> dict[str, Any]:
     """Make the run's demo Space show what `record` says was published, and ask it a question. Returns the record,
     with `demo_space`: its name, its address, and whether it was tried; `published.json` holds the same.
 
-    Nothing is done where no Space is asked for, or where it was tried before. Raises PublishError where it does not
-    start or does not answer, ConfigError where it may not be made, HubUnreachable.
+    Nothing is done where no Space is asked for, or where that one was tried before. Raises PublishError where it does
+    not start or does not answer, ConfigError where it may not be made, HubUnreachable.
     """
-    if record["target"] != "hub" or record.get("demo_space", {}).get("tried"):
+    if record["target"] != "hub" or publishing.is_finished(record, run):
         return record
     space = _name(run.config, record["repo"])
     if space is None:

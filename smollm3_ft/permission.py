@@ -87,19 +87,6 @@ def claim(api: HfApi, repo: str, private: bool, kind: str = "model", key: str = 
         return found
 
 
-def check_may_write_or_create(api: HfApi, repo: str, kind: str, key: str) -> None:
-    """Raise ConfigError where the token may neither write to a repository of that kind nor make it."""
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    with named(repo, key):
-        try:
-            api.repo_info(repo, repo_type=kind)
-        except RepositoryNotFoundError:
-            _check_may_create(account(), repo, key)
-        else:
-            _check_may_write(api, repo, kind, key)
-
-
 def check_model(api: HfApi, name: str) -> None:
     """Raise ConfigError where the base model's files may not be read: it is gated, private, or not there."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError

@@ -67,8 +67,15 @@ def publish(run: runs.Run, plan: TrainingPlan, despite_gate: str | None = None) 
 def goes_to_the_hub(run: runs.Run) -> bool:
     """Whether a run still has something to bring to the Hub: neither is it there, nor has a gate stopped it."""
     record = files.read_json_if_there(run.path / PUBLISHED)
-    is_there = bool(record.get("verified")) and is_as_asked(record, run)
+    is_there = bool(record) and is_as_asked(record, run) and is_finished(record, run)
     return run.config.publish.target == "hub" and not is_there and runs.status(run.path) != "blocked"
+
+
+def is_finished(record: dict[str, Any], run: runs.Run) -> bool:
+    """Whether what was published is verified, and its demo Space tried where one is asked for."""
+    space, asked = record.get("demo_space", {}), run.config.publish.demo_space
+    has_space = asked is None or (space.get("tried", False) and f"/{space['space']}".endswith(f"/{asked}"))
+    return bool(record.get("verified") and has_space)
 
 
 def altered(folder: Path, record: dict[str, Any]) -> list[str]:
@@ -93,7 +100,7 @@ def is_as_asked(record: dict[str, Any], run: runs.Run) -> bool:
     content = asked.model_dump(mode="json", include=set(CONTENT))
     if any(was.get(key, value) != value for key, value in content.items()):
         return False
-    return asked.target == "local" or (record["target"] == "hub" and _is_named(record["repo"], asked, run.name))
+    return asked.target == "local" or (record.get("target") == "hub" and _is_named(record["repo"], asked, run.name))
 
 
 def _is_named(repo: str, asked: Publish, name: str) -> bool:

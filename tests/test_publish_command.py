@@ -127,6 +127,28 @@ def test_what_is_asked_for_now_is_what_counts(
     assert publishing.is_as_asked(record, now) is same
 
 
+@pytest.mark.parametrize(
+    ("space", "tried", "asked", "is_finished"),
+    [
+        (None, False, None, True),
+        (None, False, "me/chat", False),
+        ("me/chat", False, "me/chat", False),
+        ("me/chat", True, "me/chat", True),
+        ("me/chat", True, "chat", True),
+        ("me/chat", True, "me/other", False),
+    ],
+)
+def test_a_run_is_finished_with_its_space(
+    run: Run, space: str | None, tried: bool, asked: str | None, is_finished: bool
+) -> None:
+    """What is verified goes on with the Space that is asked for, where that was not made or not tried."""
+    record = {**files.read_json(run.path / publishing.PUBLISHED), "target": "hub", "repo": "me/a"}
+    record |= {"demo_space": {"space": space, "tried": tried}} if space else {}
+    publish = run.config.publish.model_copy(update={"target": "hub", "demo_space": asked})
+    now = run.model_copy(update={"config": run.config.model_copy(update={"publish": publish})})
+    assert publishing.is_finished(record, now) is is_finished
+
+
 def test_a_reason_is_in_the_record_and_on_the_card(blocked: Run) -> None:
     """Of a model that its gate was against."""
     record = publishing.publish(blocked, fit.read(blocked.path / "plan.json"), "a colleague needs it")
