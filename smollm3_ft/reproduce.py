@@ -153,7 +153,8 @@ def find(place: str, runs_dir: Path, given: Mapping[str, Any]) -> Wanted:
         path = Path(place) / CARD if Path(place).is_dir() else Path(place)
         if path.is_file():
             path = path.absolute()
-            found = _of_card(path.read_text(encoding="utf-8"), str(path), path.parent.name, given)
+            holder = path.parent.parent if path.parent.name == "model" else path.parent  # a run's own card
+            found = _of_card(path.read_text(encoding="utf-8"), str(path), holder.name, given)
         elif models.is_on_hub(place) and "/" in place:
             found = _of_card(hub.fetch_card(place), place, place.rpartition("/")[2], given)
         else:

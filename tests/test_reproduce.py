@@ -263,3 +263,11 @@ def test_a_card_on_the_hub_pins_its_dataset(told: TrainingPlan, tmp_path: Path) 
         server.add("model", "tester/model", card_of(told, tmp_path / "card", **values))
         asked = server.ask(ASK, tmp_path / "home", str(tmp_path))
         assert asked == ["model", "the card of model", first]
+
+
+def test_the_card_of_a_run_is_called_after_it(told: TrainingPlan, tmp_path: Path) -> None:
+    """And not after the folder `model`, in which it lies."""
+    given = {"model": {"name": "builtin:tiny"}, "data": {"source": "builtin:demo", "system_prompt": "x"}}
+    card_of(told, tmp_path / "mine" / "model")
+    for place in ("mine/model", "mine/model/README.md"):
+        assert reproduce.find(str(tmp_path / place), tmp_path, given).name == "mine"
