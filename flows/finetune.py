@@ -25,6 +25,7 @@ from smollm3_ft.plan import Plan
 from smollm3_ft.runs import Run
 from tasks import monitoring, remote, steps
 from tasks.data import prepare_data
+from tasks.evaluating import Evaluated
 from tasks.publishing import publish_and_verify
 from tasks.reporting import close, close_failed
 from tasks.setup import (
@@ -37,7 +38,7 @@ from tasks.setup import (
     resolve_configuration,
 )
 from tasks.steps import call
-from tasks.training import Evaluated, Trained, fit_run, the_device, train_on_device
+from tasks.training import Trained, fit_run, the_device, train_on_device
 
 
 def _run_name() -> str:

@@ -13,10 +13,11 @@ from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.runs import Run
 from tasks import steps
+from tasks.evaluating import Evaluated
 from tasks.publishing import publish_and_verify
 from tasks.reporting import close, close_failed
 from tasks.setup import close_former
-from tasks.training import Evaluated, Trained, finished
+from tasks.training import Trained, finished
 
 
 def _run_name() -> str:

@@ -7,8 +7,9 @@ from typing import Any
 from smollm3_ft import demospace, files, gate, processes, publishing
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.runs import Run
+from tasks.evaluating import Evaluated, complete_variants
 from tasks.steps import blocked, call, done, log, options, task
-from tasks.training import Evaluated, Trained, complete_variants
+from tasks.training import Trained
 
 
 @task(**options("publish", timeout=6 * 3600))

@@ -32,9 +32,10 @@ from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.report import Step
 from smollm3_ft.runs import Run
 from tasks import steps
+from tasks.evaluating import Evaluated
 from tasks.following import Follower
-from tasks.steps import UNREACHABLE, call, crash_what_stands_as_running, done, log, options, task
-from tasks.training import DAYS, Evaluated, Trained, finished
+from tasks.steps import DAYS, UNREACHABLE, call, crash_what_stands_as_running, done, log, options, task
+from tasks.training import Trained, finished
 
 TOLD = "device.json"  # in a run's folder: the steps of the child that completed
 SECONDS_BETWEEN_LOOKS = 1

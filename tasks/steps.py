@@ -46,6 +46,7 @@ log = logging.getLogger("smollm3_ft.steps")
 log.addFilter(redaction.Filter())
 logging.getLogger("smollm3_ft").setLevel(logging.INFO)  # Prefect takes it to a run's page, and by itself warnings alone
 HERE: ContextVar[list[Step]] = ContextVar("steps")
+DAYS = 24 * 3600
 ANEW: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}  # of a step that a retry does again
 UNREACHABLE = (httpx.TransportError, PrefectHTTPStatusError)  # how a Prefect server fails that is away
 NEVER_HELPS = (ConfigError, DataError, PublishError, RunBusy, Stopped, Undelivered)  # delivery.py tries by itself

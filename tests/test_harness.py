@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from smollm3_ft import chat, files, harness, processes, records, resolve, runs
 from smollm3_ft.errors import ConfigError
 from smollm3_ft.fit import TrainingPlan
-from tasks import training
-from tasks.training import Evaluated
+from tasks import evaluating
+from tasks.evaluating import Evaluated
 
 CHOICES = ["Paris", "Lima", "Rome", "Madrid"]
 ROWS = [{"question": f"Which is number {n}?", "choices": CHOICES, "answer": n % 4} for n in range(9)]
@@ -53,7 +53,7 @@ def evaluated(plan: TrainingPlan, tmp_path_factory: pytest.TempPathFactory) -> E
     """The base model scored and asked, as the step does it, where everything else is written elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HOME", str(tmp_path_factory.getbasetemp() / "home"))
-        return training._evaluate(plan, "base", "scores", "standard")
+        return evaluating._evaluate(plan, "base", "scores", "standard")
 
 
 @pytest.mark.process
@@ -102,9 +102,9 @@ def test_what_was_asked_is_not_asked_again(
     """By no run of the same model, tasks and settings; with a file of it gone it is."""
     monkeypatch.setattr(processes, "run", lambda *_, **__: pytest.fail("a process was started"))
     run = runs.read(Path(plan.folder))
-    assert training._evaluate(plan, "base", "scores", "standard") == evaluated
-    assert training._evaluated(run, "scores", "standard", done=False) == evaluated
-    assert training._evaluated(run, "scores", "another", done=False) is None
+    assert evaluating._evaluate(plan, "base", "scores", "standard") == evaluated
+    assert evaluating.found(run, "scores", "standard", done=False) == evaluated
+    assert evaluating.found(run, "scores", "another", done=False) is None
 
 
 def test_another_task_is_another_fingerprint(task: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from smollm3_ft import comparison, evaluation, files, fit, pages, predictions, q
 from smollm3_ft.config import Variant
 from smollm3_ft.errors import ConfigError
 from smollm3_ft.fit import TrainingPlan
-from tasks import training
+from tasks import evaluating
 
 pytestmark = pytest.mark.process
 
@@ -108,10 +108,10 @@ def test_what_variants_lose_is_in_the_evaluation(plan: TrainingPlan) -> None:
     publish = run.config.publish.model_copy(update={"quantize": ("int8",)})
     one = run.model_copy(update={"config": run.config.model_copy(update={"publish": publish})})
     scores = evaluation.evaluate(plan, run.path / "model")
-    tuned = training.Evaluated(folder=str(run.path / "scores"), fingerprint="any")
+    tuned = evaluating.Evaluated(folder=str(run.path / "scores"), fingerprint="any")
     files.write_json(run.path / "scores" / "scores.json", scores)
     files.write_json(run.path / "evaluation.json", {"rows": 8, "quantized": {"int4": {}}})
-    training.complete_variants(one, plan, tuned)
+    evaluating.complete_variants(one, plan, tuned)
     said = files.read_json(run.path / "evaluation.json")
     assert list(said["quantized"]) == ["int8"]
     int8 = said["quantized"]["int8"]

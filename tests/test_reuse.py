@@ -9,7 +9,7 @@ from conftest import MakePlan, configure, facts, write_rows
 
 from smollm3_ft import data, files, identity, locks, models, records, runs, sources
 from smollm3_ft.fit import TrainingPlan
-from tasks import training
+from tasks import evaluating
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def plan(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) -> Train
 
 
 def mark(plan: TrainingPlan, **given: Any) -> str:
-    return training._evaluation_mark(plan.model_copy(update=given), plan.model.digest)
+    return evaluating._evaluation_mark(plan.model_copy(update=given), plan.model.digest)
 
 
 def test_another_learning_rate_is_the_same_evaluation(plan: TrainingPlan) -> None:
@@ -36,7 +36,7 @@ def test_what_an_evaluation_depends_on(plan: TrainingPlan, monkeypatch: pytest.M
     }
     marks = [
         mark(plan),
-        training._evaluation_mark(plan, "another model"),
+        evaluating._evaluation_mark(plan, "another model"),
         mark(plan, prepared=plan.prepared.model_copy(update={"fingerprint": "other data"})),
         *(mark(plan, config=config.model_copy(update={name: value})) for name, value in section.items()),
         mark(plan, device_name="another device"),
@@ -50,16 +50,16 @@ def test_an_unfinished_run_is_evaluated_by_the_code_it_goes_on_with(plan: Traini
     """One of a former version has scores of another make; a finished one keeps the mark that it has."""
     run = runs.read(Path(plan.folder))
     runs.set_mark(run, "evaluate base", "of a former version")
-    marks = [training._marks_of(run, "base", plan, plan.model.digest, done)[0] for done in (True, False)]
+    marks = [evaluating._marks_of(run, "base", plan, plan.model.digest, done)[0] for done in (True, False)]
     assert marks == ["of a former version", mark(plan)]
 
 
 def test_data_of_a_former_version_names_no_origins(plan: TrainingPlan, tmp_path: Path) -> None:
     """The models are compared all the same, but not source by source."""
     files.write_json(tmp_path / "scores.json", {"rows": [], "answers": []})
-    scored = training.Evaluated(folder=str(tmp_path), fingerprint="any")
+    scored = evaluating.Evaluated(folder=str(tmp_path), fingerprint="any")
     former = plan.model_copy(update={"prepared": plan.prepared.model_copy(update={"folder": str(tmp_path)})})
-    assert training._compared(former, scored, scored, None)["by"] == {}
+    assert evaluating._compared(former, scored, scored, None)["by"] == {}
 
 
 @pytest.mark.parametrize("damage", ["altered", "gone"])
@@ -69,12 +69,12 @@ def test_a_damaged_evaluation_is_no_hit(plan: TrainingPlan, damage: str) -> None
     folder = run.path.parent / ".evaluated" / damage
     files.write_json(folder / "scores.json", {"rows": []})
     records.write(folder / records.RECORD, damage, {}, folder)
-    assert training._evaluated(run, damage, None, done=False) is not None
+    assert evaluating.found(run, damage, None, done=False) is not None
     if damage == "gone":
         (folder / "scores.json").unlink()
     else:
         files.write_json(folder / "scores.json", {"rows": [1]})
-    assert training._evaluated(run, damage, None, done=False) is None
+    assert evaluating.found(run, damage, None, done=False) is None
 
 
 def test_two_at_once_prepare_once(tmp_path: Path, tiny: Path) -> None:
@@ -99,7 +99,7 @@ def test_two_at_once_evaluate_the_base_once(plan: TrainingPlan) -> None:
     folder = runs_dir / ".evaluated" / "mark"
     with ThreadPoolExecutor(1) as pool:
         with locks.hold(runs_dir, ".evaluated-mark"):
-            second = pool.submit(training._evaluate, plan, "no such model, were it evaluated", "mark")
+            second = pool.submit(evaluating._evaluate, plan, "no such model, were it evaluated", "mark")
             files.write_json(folder / "scores.json", {"rows": []})
             records.write(folder / records.RECORD, "mark", {}, folder)
         assert second.result().folder == str(folder)
