@@ -22,7 +22,7 @@ from typing import Any
 import crash_operations
 from crash_trials import Attempt, Job, state
 
-from smollm3_ft import journal, processes
+from smollm3_ft import environment, journal, processes
 
 PAUSE = 0.002  # seconds between two looks at a child
 
@@ -39,7 +39,7 @@ def main() -> None:
     conversion_mapping.get_checkpoint_conversion_mapping("smollm3")  # as an import: 957 patterns are compiled once
     gc.collect()
     gc.freeze()  # what is imported is not looked through, and so not copied, in every child
-    os.environ[processes.PARENT] = str(os.getpid())
+    os.environ[environment.PARENT] = str(os.getpid())
     jobs = [Job.read(line) for line in Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()]
     with Path(sys.argv[2]).open("w", encoding="utf-8") as results:
         for job in jobs:

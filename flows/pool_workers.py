@@ -22,8 +22,8 @@ import psutil
 
 from flows import server
 from smollm3_ft import devices
+from smollm3_ft.environment import without_secrets
 from smollm3_ft.errors import FinetuneError
-from smollm3_ft.processes import without_secrets
 
 ROOT = Path(__file__).parent.parent
 POOLS = ("default", "cuda")

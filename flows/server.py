@@ -26,8 +26,8 @@ from typing import IO, NamedTuple
 import psutil
 
 from smollm3_ft import files
+from smollm3_ft.environment import without_secrets
 from smollm3_ft.errors import FinetuneError
-from smollm3_ft.processes import without_secrets
 
 STARTED: list[subprocess.Popen[bytes]] = []  # servers, by this process; another may be the one that ends them
 GUARDS: dict[Path, subprocess.Popen[bytes]] = {}  # by folder, of those

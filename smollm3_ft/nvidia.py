@@ -14,8 +14,8 @@ from typing import NamedTuple
 import pynvml
 
 from smollm3_ft import adapters, devices
+from smollm3_ft.environment import without_secrets
 from smollm3_ft.findings import Finding
-from smollm3_ft.processes import without_secrets
 
 DRIVERS = {11: 450, 12: 525, 13: 580}  # the oldest NVIDIA driver that runs programs of each CUDA, all its minors
 AMPERE = (8, 0)  # the first cards that compute in bfloat16, which the variable-length attention kernel needs too

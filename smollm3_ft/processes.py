@@ -20,13 +20,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import IO, NamedTuple
 
 import psutil
 
-from smollm3_ft import devices
+from smollm3_ft import devices, environment
 from smollm3_ft.errors import (
     ConfigError,
     DataError,
@@ -53,8 +53,6 @@ KINDS: dict[str, type[FinetuneError]] = {  # the narrower before the wider
 LAUNCHER = ("accelerate.commands.launch", "--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no")
 NOISE = (" torch/distributed/elastic/", "torchao/_C", "torch/utils/_pytree.py")  # of libraries, of no use to users
 LINES_KEPT = 500  # of output: the launcher's report has some for each process
-PARENT = "SMOLLM3_FT_PARENT"  # the parent's process id: a child looks for it when it has imported its libraries
-SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "AUTH_STRING")
 
 
 def run(
@@ -83,7 +81,7 @@ def run(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env=_environment(count, online),
+        env=environment.of_child(count, online),
         pass_fds=inherit,
         start_new_session=True,  # Ctrl-C reaches it through us, once
     )
@@ -147,7 +145,7 @@ class Above(NamedTuple):
 
 def above() -> Above:
     """Who is above this process now; who started it may be gone already."""
-    return Above(os.getppid(), int(os.environ.get(PARENT, os.getppid())))
+    return Above(os.getppid(), int(os.environ.get(environment.PARENT, os.getppid())))
 
 
 class StopRequest:
@@ -182,16 +180,6 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment for a child that needs no token, key or password."""
-    return {name: value for name, value in environment.items() if not is_secret(name)}
-
-
-def is_secret(name: str) -> bool:
-    """Whether a variable holds a token, key or password, by its name."""
-    return any(word in name for word in SECRET_WORDS)
-
-
 def _launcher(count: int) -> list[str]:
     """What starts `count` processes: nothing for one. On one machine it chooses a port, so that runs do not meet."""
     if count == 1:
@@ -199,27 +187,6 @@ def _launcher(count: int) -> list[str]:
     machines = devices.machines()  # how they find each other, accelerate's configuration says
     port = ["--main_process_port", "0"] if machines == 1 else []
     return [*LAUNCHER, "--num_processes", str(count), "--num_machines", str(machines), *port, "-m"]
-
-
-def _environment(count: int, online: bool) -> dict[str, str]:
-    kept = {name: value for name, value in without_secrets(os.environ).items() if not name.startswith("PREFECT_")}
-    # A thread that spins while it waits takes a core from all: beside another process, training ran 20 times slower.
-    kept.setdefault("OMP_WAIT_POLICY", "passive")
-    kept.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for large pages: a tensor's first touch is a fault a page
-    if "PYTORCH_CUDA_ALLOC_CONF" not in kept:  # its older name
-        # batches are of many sizes: memory in fixed segments would be left in pieces that fit none of them
-        kept.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-    kept.setdefault("PYTHONWARNINGS", "ignore")  # libraries' deprecations are not the user's business
-    if count > 1:
-        kept.setdefault("OMP_NUM_THREADS", _threads(count))
-    kept[PARENT] = str(os.getpid())
-    kept.update({} if online else {"HF_HUB_OFFLINE": "1"})
-    return {**kept, "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
-
-
-def _threads(count: int) -> str:
-    """For each of the processes of one machine, its share of the cores."""
-    return str(max(1, (psutil.cpu_count(logical=False) or 1) // max(1, count // devices.machines())))
 
 
 def _listen(

@@ -15,10 +15,10 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
 
+from smollm3_ft.environment import is_secret
 from smollm3_ft.errors import ConfigError, FinetuneError, Problem
 from smollm3_ft.form import CREDENTIAL
 from smollm3_ft.layers import flatten
-from smollm3_ft.processes import is_secret
 
 SHORTEST = 8  # of what is taken for a secret, so that no common word is
 INSTEAD = "<secret>"
