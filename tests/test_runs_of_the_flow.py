@@ -23,7 +23,8 @@ from tasks.reporting import failure_of
 pytestmark = pytest.mark.process
 
 # At a steady rate: a step too many would change the weights.
-SHORT = ("train.max_steps=20", "train.save_steps=5", "train.scheduler=constant")
+HELD_OUT = "data.test=16"
+SHORT = ("train.max_steps=20", "train.save_steps=5", "train.scheduler=constant", HELD_OUT)
 UNPUBLISHED = (*SHORT, "publish.target=none")
 GATE = "evaluate.gate.min_improvement=0.5"
 
@@ -85,7 +86,7 @@ def test_the_gate_lets_a_good_run_through_and_blocks_a_harmful_one(house: House,
     It is a finished run, `Blocked` in Prefect, with its model, and without a card.
     """
     assert report_of(house, "undisturbed")["evaluation"]["gate"] == "passed"
-    words = ("name=harmed", "train.max_steps=4", "train.learning_rate=1", "train.warmup_steps=0", GATE)
+    words = ("name=harmed", "train.max_steps=4", "train.learning_rate=1", "train.warmup_steps=0", GATE, HELD_OUT)
     for _ in range(2):
         code, output = house.run(*words)
         assert code == 3, output
@@ -101,26 +102,36 @@ def test_the_gate_lets_a_good_run_through_and_blocks_a_harmful_one(house: House,
     assert not (folder / "published.json").exists()
 
 
+class Away(NamedTuple):
+    """A finished run whose tracker was away: its folder, the tracker, and what the command said."""
+
+    folder: Path
+    tracker: str
+    output: str
+
+
 @pytest.fixture(scope="module")
-def faster(house: House, undisturbed: bytes) -> Path:
-    """A run of another learning rate than the undisturbed one's, under the benchmark's clock."""
+def faster(house: House, undisturbed: bytes) -> Away:
+    """A run of another learning rate than the undisturbed one's, under the benchmark's clock, with a tracker that is
+    away."""
     there = house._replace(environment={**house.environment, "PYTHONPATH": str(ROOT)})
     program = ("benchmarks/orchestration_clock.py", str(house.runs_dir.parent / "clock.json"))
-    words = ("name=faster", "train.learning_rate=1e-3", "train.max_steps=4", "publish.target=none")
-    code, output = there.run(*words, program=program)
+    tracker = Server(house.runs_dir.parent / "nowhere").url
+    words = ("name=faster", "train.learning_rate=1e-3", "train.max_steps=4", "publish.target=none", HELD_OUT)
+    code, output = there.run(*words, "train.logging_steps=1", f"monitor.trackio={tracker}", program=program)
     assert code == 0, output
-    return house.runs_dir / "faster"
+    return Away(house.runs_dir / "faster", tracker, output)
 
 
-def test_the_clock_sees_the_body_of_every_step(house: House, faster: Path) -> None:
+def test_the_clock_sees_the_body_of_every_step(house: House, faster: Away) -> None:
     """Once each that was done, and none that came from the cache."""
     bodies = files.read_json(house.runs_dir.parent / "clock.json")["bodies"]
-    steps = {step["name"]: step for step in files.read_json(faster / "report.json")["steps"]}
+    steps = {step["name"]: step for step in files.read_json(faster.folder / "report.json")["steps"]}
     done = [name for name, step in steps.items() if not step["cached"]]
     assert sorted(body["name"] for body in bodies) == sorted([*done, "report"])
 
 
-def test_another_run_shares_data_and_base_evaluation(house: House, faster: Path) -> None:
+def test_another_run_shares_data_and_base_evaluation(house: House, faster: Away) -> None:
     """Another learning rate reuses what does not depend on it, trains anew, and leaves the same files."""
     states = task_states(house, "faster")[0]
     assert [states[name] for name in REUSED] == ["Cached", "Cached", "Completed", "Completed"]
@@ -203,18 +214,14 @@ def test_a_run_is_trained_again_bit_for_bit(house: House, undisturbed: bytes) ->
     assert not (house.runs_dir / "undisturbed-again-2").exists()
 
 
-def test_a_tracker_that_is_away_keeps_no_run_from_its_end(house: House) -> None:
+def test_a_tracker_that_is_away_keeps_no_run_from_its_end(house: House, faster: Away) -> None:
     """The run is completed; its step says what is wrong, the report what waits, and the journal has it."""
-    away = Server(house.runs_dir.parent / "nowhere")
-    words = ("train.max_steps=4", "train.logging_steps=1", "publish.target=none", f"monitor.trackio={away.url}")
-    code, output = house.run("name=alone", *words)
-    assert code == 0, output
-    assert f"Trackio on {away.url} does not answer" in output
-    assert report_of(house, "alone")["status"] == "completed"
-    standing = report_of(house, "alone")["monitoring"]["trackio"]
-    assert (standing["target"], standing["delivered"]) == (away.url, 0)
+    assert f"Trackio on {faster.tracker} does not answer" in faster.output
+    assert report_of(house, "faster")["status"] == "completed"
+    standing = report_of(house, "faster")["monitoring"]["trackio"]
+    assert (standing["target"], standing["delivered"]) == (faster.tracker, 0)
     assert standing["waiting"] > 4
-    states = task_states(house, "alone")[0]
+    states = task_states(house, "faster")[0]
     assert (states["flow run"], states["configure tracker"], states["monitor trackio"]) == (
         "Completed",
         "Completed",
