@@ -9,8 +9,12 @@ from __future__ import annotations
 
 if __name__ == "__main__":
     import gc
+    import sys
+
+    from smollm3_ft import unneeded
 
     gc.disable()  # what is imported now is no garbage; `processes.child` puts it on again
+    unneeded.leave_out(sys.argv[1:])
 
 import os
 import shutil

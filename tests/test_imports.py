@@ -1,11 +1,14 @@
 """The house's rule: deployments → flows → tasks → smollm3_ft, and torch only where a model is touched."""
 
 import ast
+import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from smollm3_ft import data
+from smollm3_ft import data, unneeded
 
 ROOT = Path(__file__).parent.parent
 FORBIDDEN = {"smollm3_ft": {"prefect", "flows", "tasks"}, "tasks": {"flows"}}
@@ -54,7 +57,24 @@ def test_only_modules_that_touch_a_model_import_torch() -> None:
 def test_processes_that_import_torch_first_put_off_garbage_collection(module: str) -> None:
     """It would take a fifth of their start: nothing that is imported is garbage."""
     _docstring, _future, first, *_ = ast.parse((ROOT / "smollm3_ft" / f"{module}.py").read_text()).body
-    assert ast.unparse(first) == "if __name__ == '__main__':\n    import gc\n    gc.disable()"
+    assert isinstance(first, ast.If)
+    assert ast.unparse(first.test) == "__name__ == '__main__'"
+    assert "gc.disable()" in map(ast.unparse, first.body)
+
+
+@pytest.mark.parametrize(("adapter", "model"), [("qlora", {}), ("none", {"quantization_config": {}}), ("none", {})])
+def test_libraries_of_quantized_models_are_kept_where_one_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, adapter: str, model: dict[str, Any]
+) -> None:
+    """A training by QLoRA and whoever loads a quantized model find them; what no process needs, none finds."""
+    (tmp_path / "config.json").write_text(json.dumps(model))
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({"config": {"train": {"adapter": adapter}}, "weights": str(tmp_path)}))
+    modules: dict[str, None] = {}
+    monkeypatch.setattr(unneeded, "sys", SimpleNamespace(modules=modules))
+    unneeded.leave_out([str(plan), "base", str(tmp_path / "result")])
+    quantized = adapter == "qlora" or model
+    assert set(modules) == {"scipy", "sklearn", *(() if quantized else ("bitsandbytes", "torchao"))}
 
 
 # What does not make prepared data: messages, files, where rows come from (by their digest), who does the work.

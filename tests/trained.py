@@ -17,6 +17,9 @@ SIGNALLED = """
 import gc, os, signal, sys
 
 gc.disable()  # as the training process does, until it has imported
+from smollm3_ft import unneeded
+
+unneeded.leave_out(sys.argv[1:2])
 from smollm3_ft import journal, processes, training
 
 number, kind, step = signal.Signals[sys.argv.pop()], sys.argv.pop(), int(sys.argv.pop())
