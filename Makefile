@@ -17,7 +17,7 @@ run: $(VENV)/.base
 
 ## The whole test suite
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 ## Only the environment, with `EXTRAS=gpu,eval` where they are wanted
 setup: $(VENV)/.base
@@ -41,7 +41,7 @@ worker: $(VENV)/.base
 
 ## The test suite with what of the code it ran, as a table and as `coverage.xml`
 coverage: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-report=xml
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-report=xml
 
 ## Style and types
 lint: $(VENV)/.dev

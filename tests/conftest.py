@@ -28,6 +28,12 @@ MakePlan = Callable[..., TrainingPlan]
 Program = Callable[[str], str]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start processes come first, so that none of the long ones is left for the end, beside an idle core."""
+    long = {item.path for item in items if item.get_closest_marker("process")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 def pytest_collection_finish() -> None:
     """Garbage is looked for from here on, and not among what was imported."""
     gc.freeze()
