@@ -25,7 +25,7 @@ GIVEN = {
     "data__validation": 4,
     "data__test": "none",
     "train__batch_size": "auto",
-    "train__effective_batch_size": 8,
+    "train__effective_batch_size": 4,
 }
 
 
@@ -43,7 +43,7 @@ def fitted(make_plan: MakePlan, tmp_path_factory: pytest.TempPathFactory) -> Tra
 
 def test_what_was_tried_is_in_the_plan(fitted: TrainingPlan) -> None:
     """With room enough every sequence of a step is taken at once, and the plan says what was measured."""
-    assert (fitted.settings.batch_size, fitted.settings.effective_batch_size) == (8, 8)
+    assert (fitted.settings.batch_size, fitted.settings.effective_batch_size) == (4, 4)
     assert fitted.predicted.measured
     assert 2**27 < fitted.predicted.memory_bytes < 2**33
     assert fitted.predicted.seconds > 0
@@ -58,14 +58,14 @@ def test_what_does_not_fit_is_made_smaller(make_plan: MakePlan, tmp_path: Path, 
     """Where the wanted batch runs out of memory, smaller ones are tried, and a step keeps its sequences."""
     settings = make_plan(tmp_path / "runs", "small", LONG, **GIVEN).settings
     assert settings.batch_size in (1, 2)
-    assert settings.batch_size * settings.gradient_accumulation_steps == 8
+    assert settings.batch_size * settings.gradient_accumulation_steps == 4
 
 
 def test_a_change_of_the_micro_batch_keeps_the_steps(fitted: TrainingPlan) -> None:
     """An unfinished run goes on with another micro-batch: the same sequences a step, the same number of steps."""
     train = fitted.config.train.model_copy(update={"batch_size": 2})
     again = fit.refitted(fitted, fitted.config.model_copy(update={"train": train}), devices.detect())
-    settings = {"batch_size": 2, "gradient_accumulation_steps": 4}
+    settings = {"batch_size": 2, "gradient_accumulation_steps": 2}
     assert again.settings == fitted.settings.model_copy(update=settings)
     assert fit.read(Path(fitted.folder) / "plan.json") == again
 
@@ -73,5 +73,5 @@ def test_a_change_of_the_micro_batch_keeps_the_steps(fitted: TrainingPlan) -> No
 def test_a_given_batch_that_does_not_divide_the_step(fitted: TrainingPlan) -> None:
     """A micro-batch with which the steps would not stay as they are is refused."""
     train = fitted.config.train.model_copy(update={"batch_size": 3})
-    with pytest.raises(ConfigError, match="8 is not batch_size 3"):
+    with pytest.raises(ConfigError, match="4 is not batch_size 3"):
         fit.refitted(fitted, fitted.config.model_copy(update={"train": train}), devices.detect())
