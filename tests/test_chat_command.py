@@ -1,9 +1,7 @@
-"""`smollm3-ft chat RUN`: what a run trained answers, in the terminal and as a page."""
+"""`smollm3-ft chat RUN`: what a run trained answers."""
 
 import io
 import itertools
-import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import configure
-from tuned import ANSWER, QUESTION, ask, learn
+from tuned import ANSWER, QUESTION, learn
 
 from flows import cli
 from smollm3_ft import chatapp, runs
@@ -52,21 +50,6 @@ def test_each_line_is_answered(talk: Talk, capsys: pytest.CaptureFixture[str]) -
     """Piped lines are questions; the answers, and nothing else, are stdout."""
     assert talk("a", typed=f"{QUESTION}\n\n") == 0
     assert capsys.readouterr() == (f"{ANSWER}\n", "")
-
-
-@pytest.mark.process
-def test_the_page_answers(model: Path) -> None:
-    """With --web the same model answers at the address that is printed, which is of this machine alone."""
-    program = "from flows.cli import main; main()"
-    words = [sys.executable, "-c", program, "chat", "a", "--web", f"runs_dir={model}"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as serving:
-        assert serving.stdout is not None
-        address = serving.stdout.readline().strip()
-        answer = ask(address)
-        serving.send_signal(signal.SIGINT)
-        assert serving.wait(timeout=60) == 0
-    assert address.startswith("http://127.0.0.1:")
-    assert answer == [ANSWER]
 
 
 def test_an_answer_grows_and_ends(chat: chatapp.Chat) -> None:
