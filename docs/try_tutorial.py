@@ -1,8 +1,7 @@
 """Runs the tutorial from top to bottom, as a new user would: `python docs/try_tutorial.py ROWS.jsonl [QUESTION]`.
 
 A fresh clone of this checkout, a fresh virtual environment, the file as `rows.jsonl`, and every command of the shell
-blocks of `tutorial.md`, each with its time and what it printed. The exit code is 1
-where one failed. What is a GPU's is
+blocks of `tutorial.md`, each with its time and what it printed. The exit code is 1 where one failed. What is a GPU's is
 left out where there is none. The commands ask nothing: without a terminal `init` takes what it proposes, and `chat` is
 asked QUESTION.
 """
