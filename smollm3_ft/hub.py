@@ -83,7 +83,7 @@ def fetch_card(name: str) -> str:
 
     try:
         with _named("--from", name), disable_progress_bars():
-            return Path(hf_hub_download(name, "README.md")).read_text(encoding="utf-8")
+            return Path(hf_hub_download(name, "README.md")).read_text(encoding="utf-8", errors="replace")
     except EntryNotFoundError:
         raise ConfigError(Problem("--from", f"{name} has no card", "name a run, a card, or another model")) from None
 

@@ -56,7 +56,7 @@ def pin(model: Model, runs_dir: Path) -> ModelPlan:
 
 def is_on_hub(name: str) -> bool:
     """Whether a name is a Hub id, and nothing on this machine."""
-    named_here = Path(name).is_absolute() or name.startswith((".", "builtin:")) or name.count("/") > 1
+    named_here = Path(name).is_absolute() or name.startswith((".", "~", "builtin:")) or name.count("/") > 1
     return not (named_here or Path(name).is_dir())
 
 

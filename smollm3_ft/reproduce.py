@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -154,7 +155,7 @@ def find(place: str, runs_dir: Path, given: Mapping[str, Any]) -> Wanted:
         if path.is_file():
             path = path.absolute()
             holder = path.parent.parent if path.parent.name == "model" else path.parent  # a run's own card
-            found = _of_card(path.read_text(encoding="utf-8"), str(path), holder.name, given)
+            found = _of_card(path.read_text(encoding="utf-8", errors="replace"), str(path), holder.name, given)
         elif models.is_on_hub(place) and "/" in place:
             found = _of_card(hub.fetch_card(place), place, place.rpartition("/")[2], given)
         else:
@@ -183,7 +184,7 @@ def _of_card(text: str, place: str, name: str, given: Mapping[str, Any]) -> Want
     missing = [problem for problem in _missing(told) if problem.where not in asked]
     if missing:
         raise ConfigError(*missing)
-    pinned = expected["data"].get("sources", {})
+    pinned = expected["data"]["sources"]
     commits = {source: str(commit) for source, commit in pinned.items() if _is_public(source) and "/" in source}
     origin = Origin(name=f"the card of {name}", place=place, revisions=commits, values=told, expected=expected)
     return Wanted(told, origin, re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".")[:80] or "card")
@@ -199,8 +200,9 @@ def read(text: str, place: str) -> dict[str, Any]:
         what = f"{place} does not say what its model was trained from"
         raise ConfigError(Problem("--from", what, "name a card that smollm3-ft wrote"))
     try:
-        told = yaml.safe_load(found[1])
+        told = _parsed(found[1])
         expected = {group: dict(told["expected"][group]) for group in ("data", "plan", "result", "machine")}
+        expected["data"]["sources"] = dict(expected["data"]["sources"])
         recipe_named = {name: name for name in built_recipes()}[told["recipe"]]
         known: dict[str, Any] = {"recipe": recipe_named, "seed": told["seed"]}
         known |= {section: dict(told[section]) for section in SECTIONS[2:]}
@@ -211,6 +213,16 @@ def read(text: str, place: str) -> dict[str, Any]:
     known["compute"].pop("pool", None)
     known["evaluate"] = _without_places(known["evaluate"])
     return {**known, "expected": expected}
+
+
+def _parsed(text: str) -> Any:
+    """YAML whose keys are text, without aliases: few lines could stand for more than a memory holds, or for themselves.
+
+    Raises ValueError, YAMLError.
+    """
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+        raise ValueError("aliases")
+    return json.loads(json.dumps(yaml.safe_load(text)))
 
 
 def _without_places(evaluate: Mapping[str, Any]) -> dict[str, Any]:

@@ -271,5 +271,5 @@ def _locate_hub(source: Source, names: Names, revision: str | None) -> SourcePla
 def is_on_hub(place: str) -> bool:
     """Whether a source names a dataset on the Hub, and nothing on this machine."""
     path = Path(place)
-    named_here = path.is_absolute() or bool(path.suffix) or place.count("/") > 1 or place.startswith((".", "builtin:"))
-    return not (path.exists() or named_here or any(character in place for character in "*?["))
+    named_here = path.is_absolute() or bool(path.suffix) or place.startswith((".", "~", "builtin:"))
+    return not (path.exists() or named_here or place.count("/") > 1 or any(character in place for character in "*?["))

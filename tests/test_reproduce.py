@@ -134,7 +134,7 @@ def test_neither_places_nor_targets_nor_code_are_taken_from_a_card(told: Trainin
     assert (config.evaluate.general, config.evaluate.gate and config.evaluate.gate.not_worse_than) == (None, None)
 
 
-@pytest.mark.parametrize("place", ["/etc/hostname", "../rows", "rows.jsonl", "tests", "builtin:other"])
+@pytest.mark.parametrize("place", ["/etc/hostname", "../rows", "~", "~/rows", "rows.jsonl", "tests", "builtin:other"])
 def test_a_path_in_a_card_is_not_followed(told: TrainingPlan, tmp_path: Path, place: str) -> None:
     """A source that is no public name is asked for, also where one of that name is here."""
     card = card_of(told, tmp_path / "card", model={"name": "builtin:tiny"}, data={"source": [{"source": place}]})
@@ -147,6 +147,8 @@ def test_a_path_in_a_card_is_not_followed(told: TrainingPlan, tmp_path: Path, pl
     [
         ({"recipe": "../recipes/demo"}, "is damaged"),
         ({"expected": "x"}, "is damaged"),
+        ({"expected": {"data": {"sources": [1]}, "plan": {}, "result": {}, "machine": {}}}, "is damaged"),
+        ({"train": (circle := {}) or circle.setdefault("lora", circle)}, "is damaged"),
         ({"train": ["x"]}, "is damaged"),
     ],
 )
