@@ -129,7 +129,9 @@ def processes_of(*words: str) -> list[psutil.Process]:
 @contextmanager
 def opened(folder: Path, *more: str) -> Iterator[Deployed]:
     """Server, deployments, and a worker for each pool; `more` of them by their names, `cuda-2` for `cuda`."""
-    os.environ |= {"PREFECT_HOME": str(folder / "home"), "DO_NOT_TRACK": "1"}
+    told = {"PREFECT_HOME": str(folder / "home"), "DO_NOT_TRACK": "1"}
+    told |= {"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}  # by itself it looks once a minute
+    os.environ |= told
     with server.running(folder / "runs") as prefect:
         settings = {
             PREFECT_API_URL: prefect.api,
@@ -150,5 +152,7 @@ def opened(folder: Path, *more: str) -> Iterator[Deployed]:
                 yield Deployed(client, folder / "runs")
             finally:
                 pool_workers.stop(started)
-    for name in ("PREFECT_HOME", "DO_NOT_TRACK"):
+                for process in server.STARTED:  # one that was asked much takes a third of a minute to end by itself
+                    process.kill()
+    for name in told:
         del os.environ[name]
