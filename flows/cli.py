@@ -67,6 +67,8 @@ def _finetune(
     config = _named(resolved.config, wanted)
     runs_dir = Path(config.runs_dir)
     assert config.name is not None
+    if wanted is not None and str(runs_dir / config.name) == wanted.origin.place:
+        raise ConfigError(Problem("name", "is the run that is to be trained again", "give another name, or none"))
     _check_first(config, wanted, accept_changes, fresh)
     if fresh:
         aside = runs.set_aside(runs_dir, config.name)
@@ -83,7 +85,7 @@ def _wanted(again: str, words: list[str]) -> Wanted:
     given, file = layers.of_command(words)
     if file or "recipe" in given:
         raise ConfigError(Problem("--from", "names the configuration already", "give only key=value beside it"))
-    return reproduce.find(again, Path(given.get("runs_dir", "runs")).expanduser().absolute(), given)
+    return reproduce.find(again, Path(given.get("runs_dir") or "runs").expanduser().absolute(), given)
 
 
 def load(words: list[str]) -> Resolved:

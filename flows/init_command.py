@@ -75,6 +75,8 @@ def command(
 ) -> None:
     """A configuration for your model and your data, from a few questions."""
     asker, device = Asker(Console(highlight=False), yes), devices.detect()
+    if file.is_dir():
+        raise ConfigError(Problem(str(file), "is a folder", "name a file: smollm3-ft init OTHER.yaml"))
     if file.exists() and not asker.ask(f"{file} is there already. Overwrite it?", "no", _is_yes):
         raise ConfigError(Problem(str(file), "is there already", "name another: smollm3-ft init OTHER.yaml"))
     plan.check_writable(RUNS)
@@ -89,7 +91,10 @@ def command(
     config = resolve.resolve({}, os.environ, values).config
     size = f"{model.shape.parameters:,} parameters" if model.shape else ""
     notes = {"model.name": size, "data.source": data.note, "train.adapter": initial.told(cost) if cost else ""}
-    files.write(file, initial.written(values, notes, config, shlex.quote(str(file))))
+    try:
+        files.write(file, initial.written(values, notes, config, shlex.quote(str(file))))
+    except OSError as error:
+        raise ConfigError(Problem(str(file), f"cannot be written ({error.strerror})", "name another file")) from None
     _say_next(asker.console, shlex.quote(str(file)), config)
 
 
@@ -144,7 +149,10 @@ def _data(asker: Asker, known: Mapping[str, str], model: Chosen) -> Found:
 def _extent(path: Path) -> str:
     """How much there is in a file: its rows, where counting them takes no time."""
     size = path.stat().st_size
-    return files.gib(size) if size > MOST_COUNTED else f"{reading.count_rows(path):,} rows"
+    try:
+        return files.gib(size) if size > MOST_COUNTED else f"{reading.count_rows(path):,} rows"
+    except DataError:
+        return "cannot be read"
 
 
 def _source(text: str) -> dict[str, Any]:

@@ -57,7 +57,9 @@ def words(agreed: Mapping[str, Any]) -> list[str]:
 
 
 def _of(values: Mapping[str, Any], sections: tuple[str, ...]) -> dict[str, Any]:
-    return dict(flatten({section: values[section] for section in sections if section in values}))
+    """These sections, key by key; without the folder of a local model, which its digest stands for."""
+    found = dict(flatten({section: values[section] for section in sections if section in values}))
+    return {k: v for k, v in found.items() if k != "model.name" or not str(v).startswith(reproduce.LOCAL)}
 
 
 def _differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

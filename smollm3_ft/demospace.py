@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smollm3_ft import files, hubclient, pages, permission, publishing
+from smollm3_ft import files, hubclient, pages, permission, publishing, redaction
 from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, Problem, PublishError
 from smollm3_ft.runs import Run
@@ -30,7 +30,7 @@ ANSWERING = 300.0  # seconds for an answer, on a CPU
 BETWEEN = 5.0  # seconds between two looks
 QUESTION = "What is the capital of France?"
 BROKEN = ("BUILD_ERROR", "CONFIG_ERROR", "RUNTIME_ERROR", "NO_APP_FILE")
-HALTED = ("PAUSED", "STOPPED", "DELETING")
+HALTED = ("PAUSED", "STOPPED", "SLEEPING", "DELETING")
 LOG_LINES = 5
 
 
@@ -160,8 +160,7 @@ def _last_lines(api: HfApi, space: str, stage: str) -> str:
         written = "".join(api.fetch_space_logs(space, build=stage == "BUILD_ERROR"))
         lines = [line.strip() for line in written.splitlines() if line.strip()]
     said = " | ".join(lines[-LOG_LINES:]) or "see its log on the Hub"
-    token = hubclient.read_token()
-    return said.replace(token, "***") if token else said
+    return redaction.redacted(said)
 
 
 def _ask(space: str, address: str) -> None:

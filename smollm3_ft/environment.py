@@ -10,7 +10,7 @@ import psutil
 from smollm3_ft import devices
 
 PARENT = "SMOLLM3_FT_PARENT"  # the parent's process id: a child looks for it when it has imported its libraries
-SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "AUTH_STRING")
+SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "PASSWD", "AUTH_STRING")
 
 
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
@@ -19,8 +19,8 @@ def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_secret(name: str) -> bool:
-    """Whether a variable holds a token, key or password, by its name."""
-    return any(word in name for word in SECRET_WORDS)
+    """Whether a variable holds a token, key or password: a word of its name ends so."""
+    return any(f"{word}_" in f"{name.upper()}_" for word in SECRET_WORDS)
 
 
 def of_child(count: int, online: bool) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,7 +66,12 @@ def data_files(folder: Path) -> list[Path]:
 def _looks_like_rows(path: Path) -> bool:
     """By its ending; a text may be anything, and of JSON only a list is rows for sure."""
     ending = reading.ending(path)
-    if ending not in reading.READABLE or path.name.startswith(".") or not path.is_file():
+    if (
+        ending not in reading.READABLE
+        or path.name.startswith(".")
+        or not path.is_file()
+        or not os.access(path, os.R_OK)
+    ):
         return False
     if ending == ".json":
         with path.open("rb") as file:

@@ -6,6 +6,7 @@ by Prefect with everything that hangs on it.
 
 from __future__ import annotations
 
+import base64
 import functools
 import logging
 import os
@@ -15,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-from smollm3_ft.environment import is_secret
+from smollm3_ft.environment import SECRET_WORDS
 from smollm3_ft.errors import ConfigError, FinetuneError, Problem
 from smollm3_ft.form import CREDENTIAL
 from smollm3_ft.layers import flatten
@@ -86,8 +87,10 @@ class Filter(logging.Filter):
 
 def _secrets(environment: Mapping[str, str]) -> list[str]:
     """Their values, as they stand, as clients send them, and as errors spell them; the longest first."""
-    given = [value for name, value in environment.items() if is_secret(name) and not value.startswith("/")]
+    named = {name: value for name, value in environment.items() if name.upper().endswith(SECRET_WORDS)}
+    given = [value for value in named.values() if not os.path.exists(value)]  # noqa: PTH110  # a key's file is none
     sent = [value.replace("\r", "").replace("\n", "").strip() for value in given]
+    sent += [base64.b64encode(value.encode()).decode() for value in sent if ":" in value]  # as Prefect's client does
     forms = {form for value in (*given, *sent) for form in (value, value.strip(), ascii(value)[1:-1])}
     return sorted((form for form in forms if len(form) >= SHORTEST), key=len, reverse=True)
 

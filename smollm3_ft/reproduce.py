@@ -144,7 +144,7 @@ class Wanted(NamedTuple):
 def find(place: str, runs_dir: Path, given: Mapping[str, Any]) -> Wanted:
     """The run or the card that `place` names: a run's name or folder, a card or its folder, or a model on the Hub.
 
-    `given` are values that the command says itself; they come before what is found. Raises ConfigError where there is
+    `given` are values that the command says itself, which come before what is found. Raises ConfigError where there is
     nothing to train again, or where a card leaves something to be given.
     """
     folder = runs.find(place, runs_dir)
@@ -161,7 +161,10 @@ def find(place: str, runs_dir: Path, given: Mapping[str, Any]) -> Wanted:
         else:
             what = f"there is no run, card or model {place}"
             raise ConfigError(Problem("--from", what, "`smollm3-ft runs` lists the runs"))
-    return found._replace(values=merged(found.values, given))
+    asked = dict(flatten(given))
+    pinned = "model.name" not in asked or "model.revision" in asked
+    other = {} if pinned else {"model": {"revision": "none"}}  # the commit was another model's
+    return found._replace(values=merged(found.values, other, given))
 
 
 def _of_run(folder: Path) -> Wanted:
@@ -185,7 +188,9 @@ def _of_card(text: str, place: str, name: str, given: Mapping[str, Any]) -> Want
     if missing:
         raise ConfigError(*missing)
     pinned = expected["data"]["sources"]
-    commits = {source: str(commit) for source, commit in pinned.items() if _is_public(source) and "/" in source}
+    commits = {
+        source: str(commit) for source, commit in pinned.items() if _is_public(source) and source not in sources.BUILTIN
+    }
     origin = Origin(name=f"the card of {name}", place=place, revisions=commits, values=told, expected=expected)
     return Wanted(told, origin, re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".")[:80] or "card")
 
@@ -206,7 +211,7 @@ def read(text: str, place: str) -> dict[str, Any]:
         recipe_named = {name: name for name in built_recipes()}[told["recipe"]]
         known: dict[str, Any] = {"recipe": recipe_named, "seed": told["seed"]}
         known |= {section: dict(told[section]) for section in SECTIONS[2:]}
-    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError):
         what = f"what {place} says of its training is damaged, or of another version"
         raise ConfigError(Problem("--from", what, "name another card, or the run itself")) from None
     known["model"].pop("trust_remote_code", None)

@@ -65,6 +65,7 @@ def check_environment(run: Run) -> str:
     """What doctor says of this machine: Python, packages, torch and its driver, memory, kernels, disk."""
     remote.check(run.config)
     found = {name: look() for name, look in doctor.of_this_machine(run.path.parent).items()}
+    del found["cache"]  # what is to be downloaded says for itself where it cannot be kept
     if pool_of(run.config) is not None:
         del found["torch"]  # another machine's trains
     faults = [Problem(name, one.detail, one.remedy) for name, one in found.items() if one.status == "fault"]

@@ -133,10 +133,10 @@ def test_a_space_that_is_not_built(there: Hub, tmp_path: Path) -> None:
     """The end of its log is told, without its token; what was published stays verified, and the Space untried."""
     run = published(tmp_path, there)
     there.add("space", SPACE, {"README.md": b""}, private=True)
-    there.repos["space", SPACE].created["log"] = [f"line {n}\n" for n in range(9)] + ["no room for hf_read\n"]
+    there.repos["space", SPACE].created["log"] = [f"line {n}\n" for n in range(9)] + [f"no room for hf_{'x' * 34}\n"]
     said = deploy(there, tmp_path / "home", run)
     assert said.startswith(f"the Space {SPACE} does not start (BUILD_ERROR): line 5 | ")
-    assert said.endswith("no room for ***; the model is published and verified; publish again for the Space alone")
+    assert said.endswith("no room for <secret>; the model is published and verified; publish again for the Space alone")
     record = files.read_json(run.path / "published.json")
     assert (record["verified"], record["demo_space"]["tried"]) == (True, False)
 

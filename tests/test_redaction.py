@@ -20,6 +20,8 @@ OURS = "a-write-token-of-trackio"
 def told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", f"{CANARY}\n")
     monkeypatch.setenv("TRACKIO_WRITE_TOKEN", OURS)
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "me:a-long-word")
+    monkeypatch.setenv("SSH_KEY_NAME", "training")
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> None:
         (f"another's: hf_{'x' * 34}", "another's: <secret>"),
         (f"x-trackio-write-token: {OURS}", "x-trackio-write-token: <secret>"),
         ("nothing of hf_hub_download", "nothing of hf_hub_download"),
+        ("Authorization: Basic bWU6YS1sb25nLXdvcmQ=", "Authorization: Basic <secret>"),
+        ("kept in /home/me/training/x", "kept in /home/me/training/x"),
     ],
 )
 def test_a_text_is_told_without_secrets(text: str, clean: str) -> None:
