@@ -15,9 +15,9 @@ install = $(PIP) install -c requirements.lock -e '.$(call extras,$(1))'
 run: $(VENV)/.base
 	$(BIN)/python -m flows.finetune demo name=demo
 
-## The whole test suite
+## The whole test suite; three at a time on two cores, for a part of it waits
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 ## Only the environment, with `EXTRAS=gpu,eval` where they are wanted
 setup: $(VENV)/.base
@@ -41,7 +41,7 @@ worker: $(VENV)/.base
 
 ## The test suite with what of the code it ran, as a table and as `coverage.xml`
 coverage: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-report=xml
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-report=xml
 
 ## Style and types
 lint: $(VENV)/.dev
