@@ -13,7 +13,20 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from smollm3_ft import demospace, files, gate, layers, locks, permission, permitted, publishing, redaction, report, runs
+from smollm3_ft import (
+    demospace,
+    files,
+    gate,
+    layers,
+    locks,
+    permission,
+    permitted,
+    publishing,
+    redaction,
+    report,
+    resolve,
+    runs,
+)
 from smollm3_ft.config import Publish
 from smollm3_ft.errors import ConfigError, FinetuneError, Problem, RunBusy, Stopped
 from smollm3_ft.layers import merged
@@ -73,7 +86,7 @@ def _asked(words: list[str]) -> Run:
         owner = locks.owner(run.path.parent, run.name)
         raise RunBusy(f"{run.name} is being worked on by {owner}", "try again when that has ended")
     config = validate(merged(run.config.model_dump(mode="json"), layers.without_nulls(given)))
-    found = (*permitted.refused(config, os.environ), *unbuilt(config))
+    found = (*permitted.refused(config, os.environ), *unbuilt(config), *resolve.contradictions(config))
     problems = [one for one in found if one.where.startswith("publish.")]
     if problems:
         raise ConfigError(*problems)

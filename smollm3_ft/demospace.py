@@ -95,7 +95,8 @@ def _made(api: HfApi, space: str, run: Run, record: dict[str, Any]) -> str:
     """The commit of the Space's files, in a Space that has all its settings. Every call may be made again."""
     from huggingface_hub import CommitOperationAdd
 
-    private = run.config.publish.private
+    # A private model is shown by no public Space: it would answer everybody, by the token that reads it.
+    private = run.config.publish.private or bool(api.model_info(record["repo"]).private)
     found = permission.claim(api, space, private, kind="space", key=KEY)
     if found is None:
         api.create_repo(space, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)

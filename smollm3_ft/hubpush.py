@@ -7,9 +7,11 @@ before it does anything, so all of it may be repeated after a reply that was los
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -81,7 +83,7 @@ def verify(record: Mapping[str, Any], into: Path) -> Path:
     """
     hubclient.limit_waiting()
     with _said(Place(record["repo"], True)):
-        hubclient.insist(lambda: _fetch(record["repo"], record["commit"], into), PATIENCE)
+        hubclient.insist(lambda: _fetch(record["repo"], record["commit"], record["files"], into), PATIENCE)
     for path, digest in record["files"].items():
         there = into / FETCHED / path
         if not there.is_file() or files.sha256(there) != digest:
@@ -90,12 +92,15 @@ def verify(record: Mapping[str, Any], into: Path) -> Path:
     return into / FETCHED
 
 
-def _fetch(repo: str, commit: str, into: Path) -> None:
+def _fetch(repo: str, commit: str, paths: Iterable[str], into: Path) -> None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     with disable_progress_bars():  # and with a cache of its own, that holds nothing which was never on the Hub
-        snapshot_download(repo, revision=commit, local_dir=into / FETCHED, cache_dir=into / "cache")
+        ours = [glob.escape(path) for path in (*paths, SUMS)]  # what others put there may be large
+        snapshot_download(
+            repo, revision=commit, local_dir=into / FETCHED, cache_dir=into / "cache", allow_patterns=ours
+        )
 
 
 def _make(api: HfApi, place: Place) -> None:
@@ -130,6 +135,7 @@ def _commit(api: HfApi, place: Place, wanted: Mapping[str, Content], digests: Ma
 
 def _tag(api: HfApi, repo: str, commit: str, tag: str, run_id: str) -> str:
     """The tag that stands for the commit: found, or made under the first of three names that is free."""
+    tag = re.sub(r"\.{2,}", ".", tag).removesuffix(".lock").rstrip(".")  # which git takes for no name
     for name in (tag, f"{tag}-{run_id[:8]}", f"{tag}-{run_id[:8]}-{commit[:7]}"):
         if name not in _tags(api, repo):
             api.create_tag(repo, tag=name, revision=commit, exist_ok=True)

@@ -100,6 +100,8 @@ def is_as_asked(record: dict[str, Any], run: runs.Run) -> bool:
     content = asked.model_dump(mode="json", include=set(CONTENT))
     if any(was.get(key, value) != value for key, value in content.items()):
         return False
+    if asked.private and not was.get("private", True):
+        return False  # it is public there, which is refused when it is published again
     return asked.target == "local" or (record.get("target") == "hub" and _is_named(record["repo"], asked, run.name))
 
 

@@ -48,7 +48,7 @@ def resolve(
     from_environment = {key: name for key, (name, _) in known.items() if key not in given_keys}
     try:
         config = validate(merged(defaults(Config), *_each_with_its_source(given_layers)))
-        problems = [*_contradictions(config), *gate.problems(config)]
+        problems = [*contradictions(config), *gate.problems(config)]
         config = _with_absolute_places(_with_method(config))
         problems += permitted.refused(config, environment)
         problems += [one for one in unbuilt(config) if one.where not in {problem.where for problem in problems}]
@@ -76,7 +76,8 @@ def _with_variable(problem: Problem, from_environment: Mapping[str, str]) -> Pro
     return problem._replace(where=f"{problem.where} (from {name})") if name else problem
 
 
-def _contradictions(config: Config) -> Iterator[Problem]:
+def contradictions(config: Config) -> Iterator[Problem]:
+    """A problem for each pair of values that do not go together."""
     train, data = config.train, config.data
     sizes = (train.effective_batch_size, train.batch_size, train.gradient_accumulation_steps)
     if all(isinstance(size, int) for size in sizes):
@@ -106,6 +107,8 @@ def _contradictions(config: Config) -> Iterator[Problem]:
         yield Problem("publish.adapter", what, "use merge, or train.adapter=lora")
     if config.publish.adapter == "keep" and config.publish.quantize is not None:
         yield Problem("publish.quantize", "an adapter alone has no quantized variants", "use publish.adapter=both")
+    if config.publish.adapter == "keep" and config.publish.demo_space is not None:
+        yield Problem("publish.demo_space", "an adapter alone is no model to chat with", "use publish.adapter=both")
     if config.monitor.dataset == "off":
         yield Problem("monitor.dataset", "off is no dataset", "use none")
     if config.publish.demo_space is not None and config.publish.target != "hub":

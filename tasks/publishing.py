@@ -39,8 +39,8 @@ def verify(run: Run, record: dict[str, Any], tuned: Evaluated, kept: dict[str, A
     """
     if record["target"] == "none":
         return done("nothing to do: nothing was published", record)
-    if kept is not None:
-        return done("verified before", demospace.deployed(run, kept))
+    if kept is not None or record.get("verified"):
+        return done("verified before", demospace.deployed(run, kept or record))
     with publishing.fetched(run, record) as folder:
         arguments = (str(run.path / "plan.json"), tuned.folder, str(folder))
         processes.run("smollm3_ft.publishing", *arguments, on_line=log.info)
@@ -56,4 +56,5 @@ def publish_and_verify(
     kept = publishing.published(run)
     mark = files.digest([plan.run_id, trained.model, run.config.publish.model_dump()])
     record = call(publish, run, plan, tuned, despite_gate, fingerprint=mark, kept=kept)
-    return call(verify, run, record, tuned, fingerprint=mark, kept=kept if kept and kept["verified"] else None)
+    finished = kept if kept and publishing.is_finished(kept, run) else None
+    return call(verify, run, record, tuned, fingerprint=mark, kept=finished)
