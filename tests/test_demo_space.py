@@ -1,20 +1,16 @@
 """A demo Space, call by call on a loopback Hub, and asked while its own files run as on a Space."""
 
 import ast
-import os
 import re
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from building import Builder, build
 from conftest import configure, problems
 from hub import Hub, hub
-from hub_model import Repo
 from hub_spaces import routes
 from tuned import learn
 
@@ -39,39 +35,10 @@ except FinetuneError as error:
 """
 
 
-class Builder:
-    """Runs what a Space holds, with its variables and secrets, as soon as it holds a program."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            self.port = server.getsockname()[1]
-        self.running: subprocess.Popen[bytes] | None = None
-        self.hub: Hub | None = None
-
-    def stage(self, repo: Repo) -> str:
-        assert self.hub is not None
-        if "app.py" not in repo.head.files:
-            return "NO_APP_FILE"
-        if self.running is None:
-            (self.folder / "app.py").write_bytes(repo.head.files["app.py"].content)
-            kept = repo.created
-            told = self.hub.environment(self.folder, kept["secrets"]["HF_TOKEN"]) | kept["variables"]
-            place = {"GRADIO_SERVER_PORT": str(self.port), "PATH": os.environ["PATH"], "PYTHONPATH": ""}
-            self.running = subprocess.Popen([sys.executable, "app.py"], cwd=self.folder, env=told | place)
-        with socket.socket() as client:
-            is_there = client.connect_ex(("127.0.0.1", self.port)) == 0
-        return "RUNNING" if is_there else "APP_STARTING" if self.running.poll() is None else "RUNTIME_ERROR"
-
-
 @pytest.fixture(scope="module")
 def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
-    made = Builder(tmp_path_factory.mktemp("space"))
-    with hub(routes(f"http://127.0.0.1:{made.port}", made.stage)) as made.hub:
+    with build(tmp_path_factory.mktemp("space")) as made, hub(routes(made.host, made.stage)) as made.hub:
         yield made
-    if made.running is not None:
-        made.running.kill()
-        made.running.wait()
 
 
 @pytest.fixture

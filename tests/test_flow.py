@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from building import build
 from house import FILES, REUSED, House, opened, report_of, task_states
 from hub import Hub, hub
+from hub_spaces import TRACKIO, routes
 
 from smollm3_ft import files
 
@@ -129,14 +131,21 @@ def test_the_same_command_again_reuses_everything(house: House, demo: tuple[int,
     assert (house.runs_dir / "demo" / "report.json").read_bytes() == before
 
 
+OF_SPACES = {"HF_READ_TOKEN": "hf_read", "TRACKIO_WRITE_TOKEN": "a-word-to-write"}
+BESIDE = ("publish.demo_space=chat", "monitor.dataset=tester/experiments", "monitor.trackio=tester/curves")
+
+
 @pytest.fixture(scope="module")
 def on_the_hub(house: House, demo: tuple[int, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    """The finished demo, asked for again with the Hub as its target."""
-    with hub() as server:
+    """The finished demo, asked for again with the Hub as its target, and all that can be there beside it."""
+    with build(tmp_path_factory.mktemp("space")) as builder, hub() as server:
+        builder.hub, hosts = server, {"tester/chat": builder.host, "tester/curves": server.url}
+        spaces = routes(hosts, lambda repo: builder.stage(repo) if repo.name == "tester/chat" else "RUNNING")
+        server.routes = {**TRACKIO, **spaces, **server.routes}
         told = server.environment(tmp_path_factory.mktemp("home"))
         found = {name: value for name, value in told.items() if name.startswith(("HF_", "NO_PROXY", "no_proxy"))}
-        with_hub = house._replace(environment={**house.environment, **found})
-        code, output = with_hub.run("demo", "name=demo", "publish.target=hub")
+        with_hub = house._replace(environment={**house.environment, **found, **OF_SPACES})
+        code, output = with_hub.run("demo", "name=demo", "publish.target=hub", *BESIDE)
         assert code == 0, output
         yield server
 
@@ -157,6 +166,22 @@ def test_what_is_on_the_hub_is_reported(house: House, on_the_hub: Hub) -> None:
     assert not (house.runs_dir / "demo" / ".verifying").exists()
 
 
+def test_what_lies_beside_a_repository_is_private_and_has_its_own_secrets(house: House, on_the_hub: Hub) -> None:
+    """The experiment dataset has the run, the demo Space answered, and neither Space has the user's own token."""
+    kinds = {"tester/experiments": "dataset", "tester/curves": "space", "tester/chat": "space"}
+    repos = {name: on_the_hub.repos[kind, name] for name, kind in kinds.items()}
+    assert all(repo.private for repo in repos.values())
+    assert any("demo" in path for path in repos["tester/experiments"].head.files)
+    assert repos["tester/chat"].created["secrets"] == {"HF_TOKEN": "hf_read"}
+    assert repos["tester/curves"].created["secrets"] == {"TRACKIO_WRITE_TOKEN": "a-word-to-write"}
+    record = files.read_json(house.runs_dir / "demo" / "published.json")
+    assert record["demo_space"] == {
+        "space": "tester/chat",
+        "url": f"{on_the_hub.url}/spaces/tester/chat",
+        "tried": True,
+    }
+
+
 def test_what_a_gate_is_against_goes_there_with_a_reason(house: House, on_the_hub: Hub, tmp_path: Path) -> None:
     """Which the record, the report and the card state; the run stays one that its gate was against."""
     folder = house.runs_dir / "demo"
@@ -165,8 +190,9 @@ def test_what_a_gate_is_against_goes_there_with_a_reason(house: House, on_the_hu
     files.write_json(folder / "report.json", {**report_of(house, "demo"), "status": "blocked"})
     told = on_the_hub.environment(tmp_path / "home")
     with_hub = house._replace(environment={**told, **house.environment, "HF_ENDPOINT": on_the_hub.url})
-    words = ("demo", "publish.target=hub", "publish.repo=blocked", "--despite-gate", "a colleague needs it")
-    code, output = with_hub.run(*words, program=("-c", "from flows.cli import main; main()", "publish"))
+    words = ("demo", "publish.target=hub", "publish.repo=blocked", "publish.demo_space=none")
+    reason = ("--despite-gate", "a colleague needs it")
+    code, output = with_hub.run(*words, *reason, program=("-c", "from flows.cli import main; main()", "publish"))
     assert code == 0, output
     published = report_of(house, "demo")["published"]
     assert (published["verified"], published["despite_gate"]) == (True, "a colleague needs it")
