@@ -69,8 +69,7 @@ def trackio_pages(browser: Browser, folder: Path) -> None:
             ):
                 page.get_by_role("button", name=tab, exact=True).click()
                 page.get_by_placeholder("e.g., loss").fill(shown)
-                page.wait_for_load_state("networkidle")
-                page.wait_for_timeout(3000)  # the curves are drawn after everything has arrived
+                page.wait_for_timeout(5000)  # it asks for more again and again, so there is no last answer to wait for
                 page.screenshot(path=PICTURES / f"{name}.png")
         finally:
             dashboard.kill()
@@ -81,7 +80,7 @@ def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     with server.running(folder.parent) as here, sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        run_page(browser.new_page(viewport={"width": 1400, "height": 860}), here, flow_run_of(folder.name))
+        run_page(browser.new_page(viewport={"width": 1400, "height": 790}), here, flow_run_of(folder.name))
         for source, name, height in (("report.html", "report", 1250), ("data/report.html", "data", 1500)):
             page = browser.new_page(viewport={"width": 1100, "height": height})
             page.goto(f"file://{folder / source}")

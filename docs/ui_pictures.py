@@ -112,6 +112,7 @@ def seen(page: Page, here: server.Server, client: Any, runs_dir: Path) -> None:
     arrived = {key: value for key, value in run.parameters["config"].items() if value != {}}
     assert arrived == {"recipe": "demo", "name": NAME, "runs_dir": str(runs_dir), "train": VALUES}, run.parameters
     obstacle = runs_dir / NAME / "published.json"
+    until(obstacle.parent.is_dir, "the run's folder")
     obstacle.mkdir()
     halfway = until(lambda: at_step(artifact(client, run, "training-progress"), 30), "a training that goes on")
     page.goto(f"{here.url}/v2/runs/flow-run/{run.id}")

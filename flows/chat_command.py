@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from smollm3_ft import report, runs
+from smollm3_ft import report, runs, unneeded
 from smollm3_ft.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def command(
         raise ConfigError(Problem("--web", what, "make setup EXTRAS=web"))
     # Before the clients are imported: nobody is told of this.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
+    unneeded.leave_out([str(found.path / "model")])  # some of it has much to say when it is imported
     from smollm3_ft import chatapp
 
     chat = chatapp.load(str(found.path / "model"), name=found.name)

@@ -66,9 +66,10 @@ def publish(run: runs.Run, plan: TrainingPlan, despite_gate: str | None = None) 
 
 def goes_to_the_hub(run: runs.Run) -> bool:
     """Whether a run still has something to bring to the Hub: neither is it there, nor has a gate stopped it."""
+    if run.config.publish.target != "hub" or runs.status(run.path) == "blocked":
+        return False
     record = files.read_json_if_there(run.path / PUBLISHED)
-    is_there = bool(record) and is_as_asked(record, run) and is_finished(record, run)
-    return run.config.publish.target == "hub" and not is_there and runs.status(run.path) != "blocked"
+    return not (record and is_as_asked(record, run) and is_finished(record, run))
 
 
 def is_finished(record: dict[str, Any], run: runs.Run) -> bool:
