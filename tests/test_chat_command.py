@@ -1,7 +1,9 @@
-"""`smollm3-ft chat RUN`: what a run trained answers."""
+"""`smollm3-ft chat RUN`: what a run trained answers, in the terminal and as a page."""
 
 import io
 import itertools
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +11,10 @@ from typing import Any
 
 import pytest
 from conftest import configure
-from tuned import ANSWER, QUESTION, learn
+from tuned import ANSWER, QUESTION, ask, learn
 
 from flows import cli
-from smollm3_ft import chatapp, runs
+from smollm3_ft import chatapp, runs, unneeded
 
 Talk = Callable[..., int]
 
@@ -37,6 +39,7 @@ def talk(model: Path, monkeypatch: pytest.MonkeyPatch) -> Talk:
     def work(*words: str, typed: str = "") -> int:
         for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_OFFLINE"):
             monkeypatch.setenv(name, "")
+        monkeypatch.setattr(unneeded, "leave_out", list)  # other tests of this process may need it
         monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
         monkeypatch.setattr(sys, "argv", ["smollm3-ft", "chat", *words, f"runs_dir={model}"])
         with pytest.raises(SystemExit) as stop:
@@ -50,6 +53,21 @@ def test_each_line_is_answered(talk: Talk, capsys: pytest.CaptureFixture[str]) -
     """Piped lines are questions; the answers, and nothing else, are stdout."""
     assert talk("a", typed=f"{QUESTION}\n\n") == 0
     assert capsys.readouterr() == (f"{ANSWER}\n", "")
+
+
+@pytest.mark.process
+def test_the_page_answers(model: Path) -> None:
+    """With --web the same model answers at the address that is printed, which is of this machine alone."""
+    program = "from flows.cli import main; main()"
+    words = [sys.executable, "-c", program, "chat", "a", "--web", f"runs_dir={model}"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as serving:
+        assert serving.stdout is not None
+        address = serving.stdout.readline().strip()
+        answer = ask(address)
+        serving.send_signal(signal.SIGINT)
+        assert serving.wait(timeout=60) == 0
+    assert address.startswith("http://127.0.0.1:")
+    assert answer == [ANSWER]
 
 
 def test_an_answer_grows_and_ends(chat: chatapp.Chat) -> None:
