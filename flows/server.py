@@ -92,10 +92,10 @@ def _leave(folder: Path, users: IO[str]) -> None:
         fcntl.flock(users, fcntl.LOCK_SH)  # at once where others use it
     else:
         _end(folder)
-        if folder in GUARDS:  # it has nothing left to wait for
-            guarding = GUARDS.pop(folder)
-            guarding.terminate()
-            guarding.wait()
+    if folder in GUARDS and not (folder / ".server").exists():  # it has nothing left to wait for
+        guarding = GUARDS.pop(folder)
+        guarding.terminate()
+        guarding.wait()
 
 
 def guard(folder: Path) -> None:
@@ -210,10 +210,11 @@ def _end(folder: Path) -> None:
         process = psutil.Process(pid)
         if "prefect" in " ".join(process.cmdline()):
             process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(SECONDS_TO_STOP)
-            except psutil.TimeoutExpired:
-                process.kill()
+            deadline = time.monotonic() + SECONDS_TO_STOP
+            while process.status() != psutil.STATUS_ZOMBIE:  # its parent may be waiting for us
+                if time.monotonic() > deadline:
+                    process.kill()
+                time.sleep(0.02)
     except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
         pass  # it has ended, or never was
     path.unlink(missing_ok=True)

@@ -154,5 +154,6 @@ def opened(folder: Path, *more: str) -> Iterator[Deployed]:
                 pool_workers.stop(started)
                 for process in server.STARTED:  # one that was asked much takes a third of a minute to end by itself
                     process.kill()
+                    process.wait()
     for name in told:
         del os.environ[name]

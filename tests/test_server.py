@@ -1,5 +1,6 @@
 """The local Prefect server: shared by the commands that need it, closed to everybody else, ended by the last."""
 
+import fcntl
 import json
 import os
 import stat
@@ -10,7 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import psutil
 import pytest
@@ -120,10 +121,29 @@ def test_whoever_ends_the_server_leaves_no_process(tmp_path: Path, monkeypatch: 
     """The one that watched over it ends with it, and is waited for."""
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.setattr(server, "_wait_for", lambda *_: None)
-    before = psutil.Process().children()
+    before = set(psutil.Process().children())
     with server.running(tmp_path):
-        assert len(psutil.Process().children()) == len(before) + 2
-    assert psutil.Process().children() == before
+        assert len(set(psutil.Process().children()) - before) == 2
+    assert set(psutil.Process().children()) <= before
+
+
+def test_the_guard_does_not_wait_for_an_ended_server_to_be_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is quicker than the command, which is the server's parent and waits for the guard."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setattr(server, "_wait_for", lambda *_: None)
+    lock = fcntl.flock
+
+    def slowly(file: IO[str], what: int) -> None:
+        lock(file, what)
+        if what == fcntl.LOCK_UN:
+            server.GUARDS[tmp_path / ".locks"].wait(server.SECONDS_TO_STOP / 2)
+
+    with server.running(tmp_path):
+        monkeypatch.setattr(server.fcntl, "flock", slowly)
+    assert not server.GUARDS
+    assert not server.STARTED
 
 
 def test_a_server_that_does_not_start_says_where_to_look(tmp_path: Path) -> None:
