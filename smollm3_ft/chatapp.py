@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read with torch: or what waits takes a core from what works
+
 import torch
 import transformers
 

@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -86,6 +88,13 @@ def test_what_fails_while_it_answers_is_raised(chat: chatapp.Chat, monkeypatch: 
     monkeypatch.setattr(chat.model, "generate", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         list(chatapp.said(chat, [{"role": "user", "content": QUESTION}], thinking=False))
+
+
+def test_threads_that_wait_take_no_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where other work goes on, an answer took twenty times as long."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    runpy.run_path(str(chatapp.__file__), run_name="app")
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"
 
 
 def test_a_conversation_that_is_too_long(talk: Talk, capsys: pytest.CaptureFixture[str]) -> None:
