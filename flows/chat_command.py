@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from smollm3_ft import report, runs, unneeded
+from smollm3_ft import permitted, report, runs, unneeded
 from smollm3_ft.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def command(
     if not (found.path / "model" / "config.json").is_file():
         what = f"{found.name} has no model yet"
         raise ConfigError(Problem("run", what, f"go on with it: {report.command(found)}"))
+    if problems := list(permitted.of_the_model(found.config, os.environ)):
+        raise ConfigError(*problems)
     if web and importlib.util.find_spec("gradio") is None:
         what = "the page needs the package gradio, which is not installed"
         raise ConfigError(Problem("--web", what, "make setup EXTRAS=web"))
@@ -43,7 +45,7 @@ def command(
     unneeded.leave_out([str(found.path / "model")])  # some of it has much to say when it is imported
     from smollm3_ft import chatapp
 
-    chat = chatapp.load(str(found.path / "model"), name=found.name)
+    chat = chatapp.load(str(found.path / "model"), name=found.name, code=found.config.model.trust_remote_code)
     if web:
         _serve(chat)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from smollm3_ft import exporting, files, gate, layers, runs
+from smollm3_ft import exporting, files, gate, layers, permitted, report, runs
 from smollm3_ft.config import Publish
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.layers import merged
@@ -34,15 +35,18 @@ def command(
     if others:
         raise ConfigError(*(Problem(key, "is no key of an export", "use publish.quantize") for key in others))
     run = runs.read(runs.find(named[0], runs_dir))
+    if problems := list(permitted.of_the_model(run.config, os.environ)):
+        raise ConfigError(*problems)
     asked: Publish = validate(merged(run.config.model_dump(mode="json"), layers.without_nulls(given))).publish
     kinds = asked.quantize or ()
     place = Path(named[1]).expanduser().absolute() if len(named) == 2 else run.path / "export"
     console = Console(highlight=False)
     size = exporting.export(run, kinds, place, lambda line: console.print(f"[dim]{escape(line)}[/]", soft_wrap=True))
+    how = report.trusting(run.config)
     console.print(f"{place}  {files.gib(size)}", soft_wrap=True, markup=False)
-    console.print(f'  transformers.AutoModelForCausalLM.from_pretrained("{place}")', soft_wrap=True, markup=False)
+    console.print(f'  transformers.AutoModelForCausalLM.from_pretrained("{place}"{how})', soft_wrap=True, markup=False)
     for kind in kinds:
-        console.print(f'  … .from_pretrained("{place}", subfolder="{kind}")', soft_wrap=True, markup=False)
+        console.print(f'  … .from_pretrained("{place}", subfolder="{kind}"{how})', soft_wrap=True, markup=False)
     why = gate.blocked(run.path)
     if why is not None:
         console.print(f"[yellow]its gate kept it from being published:[/] {escape(why)}", soft_wrap=True)

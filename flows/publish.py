@@ -68,9 +68,8 @@ def _made(run: Run, despite_gate: str | None) -> tuple[TrainingPlan, Trained, Ev
     if run.config.publish.target == "none":
         remedy = "give publish.target=local or publish.target=hub to `smollm3-ft publish`"
         raise ConfigError(Problem("publish.target", f"is none in run {run.name}", remedy))
-    problems = [
-        one for one in permitted.refused(run.config, os.environ) if one.where.startswith(("publish.", "monitor."))
-    ]
+    mine = ("publish.", "monitor.", "model.trust_remote_code")
+    problems = [one for one in permitted.refused(run.config, os.environ) if one.where.startswith(mine)]
     if problems:
         raise ConfigError(*problems)
     why = gate.blocked(run.path)

@@ -94,6 +94,7 @@ def _told(plan: TrainingPlan, evaluation: Mapping[str, Any], ledger: Mapping[str
         "fenced": _fenced,
         "cell": _cell,
         "dtype": config.model.dtype,
+        "code": plan.model.code,
     }
 
 

@@ -1,7 +1,8 @@
 """A chat with one model: answers as they are written, a system prompt, and the model's thinking apart from its answer.
 
 This one file is the whole app. On a machine `smollm3-ft chat` uses it; on a Space it is `app.py`, where the variables
-MODEL_REPO and MODEL_COMMIT name the model, which is fetched with the Space's own HF_TOKEN.
+MODEL_REPO and MODEL_COMMIT name the model, which is fetched with the Space's own HF_TOKEN; its own code, if it has any,
+is run where MODEL_CODE is 1.
 """
 
 from __future__ import annotations
@@ -40,12 +41,14 @@ class TooLong(Exception):
     """The conversation fills all that the model can read."""
 
 
-def load(model: str, revision: str | None = None, name: str | None = None) -> Chat:
-    """A model from a folder or from the Hub, on the GPU where there is one."""
+def load(model: str, revision: str | None = None, name: str | None = None, code: bool = False) -> Chat:
+    """A model from a folder or from the Hub, on the GPU where there is one. With `code` its own is run."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model, revision=revision)
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(model, revision=revision, dtype="auto")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=code)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(
+        model, revision=revision, dtype="auto", trust_remote_code=code
+    )
     return Chat(loaded.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer, name or model)
 
 
@@ -155,4 +158,4 @@ def launch(chat: Chat, **place: Any) -> Any:
 
 
 if __name__ == "__main__":
-    launch(load(os.environ["MODEL_REPO"], os.environ["MODEL_COMMIT"]))
+    launch(load(os.environ["MODEL_REPO"], os.environ["MODEL_COMMIT"], code=os.environ.get("MODEL_CODE") == "1"))

@@ -104,7 +104,9 @@ class Model(Section):
     revision: str | None = Field(None, description="Branch, tag or commit; pinned to a commit and recorded")
     dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Computed in; masters stay float32")
     attention: Literal["auto", "sdpa", "eager"] = Field("auto", description="How attention is computed")
-    trust_remote_code: bool = Field(False, description="Run code from the model's repository")
+    trust_remote_code: bool = Field(
+        False, description="Run code from the model's repository, where SMOLLM3_FT_ALLOW_REMOTE_CODE=1"
+    )
 
 
 class Source(Section):

@@ -115,7 +115,8 @@ def _made(api: HfApi, space: str, run: Run, record: dict[str, Any]) -> str:
 
 def variables(record: dict[str, Any]) -> dict[str, str]:
     """What the Space's program reads from its environment."""
-    return {"MODEL_REPO": record["repo"], "MODEL_COMMIT": record["commit"], "HF_HUB_DISABLE_TELEMETRY": "1"}
+    told = {"MODEL_REPO": record["repo"], "MODEL_COMMIT": record["commit"], "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return told | ({"MODEL_CODE": "1"} if any(name.endswith(".py") for name in record["files"]) else {})
 
 
 def contents(name: str, record: dict[str, Any]) -> dict[str, str]:

@@ -65,7 +65,7 @@ def evaluate(plan: TrainingPlan, weights: Path) -> dict[str, Any]:
     """
     rows = shards.read(Path(plan.prepared.folder) / "test.arrow").to_pylist()
     beside = files.read_json(Path(plan.folder) / "data" / probes.FILE)
-    model, tokenizer = load(weights, plan.config.model.dtype, plan.device)
+    model, tokenizer = load(weights, plan.config.model.dtype, plan.device, code=plan.model.code)
     tokens = plan.settings.batch_size * plan.config.data.max_length
     if plan.config.train.method == "dpo":
         scores = [_of_pair(*pair) for pair in scoring.documents(model, rows, tokens)]
@@ -84,13 +84,15 @@ def _of_pair(chosen: Score, rejected: Score) -> dict[str, float]:
     return {**chosen._asdict(), "chosen": -chosen.loss, "rejected": -rejected.loss}
 
 
-def load(weights: Path, dtype: str, device: str, base: Path | None = None) -> tuple[Any, Any]:
+def load(weights: Path, dtype: str, device: str, base: Path | None = None, code: bool = False) -> tuple[Any, Any]:
     """A model ready to be asked, and its tokenizer. With `base`, a model's folder, `weights` is an adapter of it, and
-    merged as the training merged it."""
+    merged as the training merged it. With `code` the model's own is run."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(weights)
-    model = transformers.AutoModelForCausalLM.from_pretrained(base or weights, dtype=getattr(torch, dtype))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(weights, trust_remote_code=code)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        base or weights, dtype=getattr(torch, dtype), trust_remote_code=code
+    )
     model = model.to(device)
     if base is not None:
         import peft

@@ -159,7 +159,7 @@ def evaluate(plan: fit.TrainingPlan, weights: Path, cache: Path) -> dict[str, di
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     transformers.set_seed(plan.config.seed)
-    model, tokenizer = evaluation.load(weights, plan.config.model.dtype, plan.device)
+    model, tokenizer = evaluation.load(weights, plan.config.model.dtype, plan.device, code=plan.model.code)
     asked = HFLM(
         pretrained=model,
         tokenizer=tokenizer,

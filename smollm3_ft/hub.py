@@ -57,11 +57,13 @@ def model_commit(name: str, revision: str | None) -> tuple[str, int]:
     return info.sha, sum(sizes)
 
 
-def fetch_model(name: str, commit: str, weights: bool) -> Path:
-    """The folder of a pinned model in the local cache: its small files, or all that training needs."""
+def fetch_model(name: str, commit: str, weights: bool, code: bool = False) -> Path:
+    """The folder of a pinned model in the local cache: its small files, or all that training needs, with its own
+    `code` where that is to be run."""
     from huggingface_hub import snapshot_download
 
     patterns = [*SMALL_FILES, "*.safetensors", "*.safetensors.index.json"] if weights else list(SMALL_FILES)
+    patterns += ["*.py"] if code else []
     with _named("model.name", name):
         return Path(snapshot_download(name, revision=commit, allow_patterns=patterns))
 

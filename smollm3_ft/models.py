@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -39,20 +40,21 @@ class ModelPlan(BaseModel):
     tied: bool
     vocabulary: int
     context: int
+    code: bool = False  # of its own, which is run
 
 
 def pin(model: Model, runs_dir: Path) -> ModelPlan:
     """Find the model and everything a plan needs of it. Raises ConfigError where it cannot be used."""
     if model.name == TINY:
-        return _describe(model.name, "builtin", None, _tiny(runs_dir))
+        return _describe(model, "builtin", None, _tiny(runs_dir))
     folder = Path(model.name)
     if folder.is_dir():
-        return _describe(model.name, "folder", None, folder)
+        return _describe(model, "folder", None, folder)
     if not is_on_hub(model.name):
         what = f"there is no {model.name}"
         raise ConfigError(Problem("model.name", what, f"give a Hub id, a model's folder, or {TINY}"))
     commit, weight_bytes = hub.model_commit(model.name, model.revision)
-    return _describe(model.name, "hub", commit, hub.fetch_model(model.name, commit, weights=False), weight_bytes)
+    return _describe(model, "hub", commit, hub.fetch_model(model.name, commit, weights=False), weight_bytes)
 
 
 def is_on_hub(name: str) -> bool:
@@ -70,7 +72,7 @@ def fetch(plan: ModelPlan) -> Path:
     """The folder with the weights too; downloads a Hub model into the local cache."""
     if plan.kind == "hub":
         assert plan.revision is not None
-        return hub.fetch_model(plan.name, plan.revision, weights=True)
+        return hub.fetch_model(plan.name, plan.revision, weights=True, code=plan.code)
     return Path(plan.folder)
 
 
@@ -95,28 +97,31 @@ def _tiny(runs_dir: Path) -> Path:
 
 
 def _describe(
-    name: str,
+    model: Model,
     kind: Literal["builtin", "folder", "hub"],
     commit: str | None,
     folder: Path,
     weight_bytes: int | None = None,
 ) -> ModelPlan:
-    settings = _settings(name, folder)
+    settings = _settings(model.name, folder)
+    code = _runs_code(model, settings)
     weights = sorted(folder.glob("*.safetensors"))
     if weight_bytes is None:
         if not weights:
             raise ConfigError(Problem("model.name", f"{folder} has no safetensors weights", "name a model that has"))
         weight_bytes = sum(path.stat().st_size for path in weights)
-    identity_of_weights = commit if commit else files.digest_of(weights)
+    identity = [commit if commit else files.digest_of(weights)]
+    if code:
+        identity.append(commit or files.digest_of(folder.glob("*.py")))
     stored = str(settings.get("dtype") or settings.get("torch_dtype") or "float32")
     chat_digest = chat.load(folder).digest
     hidden, heads = int(settings["hidden_size"]), int(settings["num_attention_heads"])
     return ModelPlan(
-        name=name,
+        name=model.name,
         kind=kind,
         revision=commit,
         folder=str(folder),
-        digest=files.digest([identity_of_weights, settings, chat_digest]),
+        digest=files.digest([*identity, settings, chat_digest]),
         chat_digest=chat_digest,
         parameters=weight_bytes // BYTES.get(stored, 4),
         layers=int(settings["num_hidden_layers"]),
@@ -128,7 +133,27 @@ def _describe(
         tied=bool(settings.get("tie_word_embeddings", True)),
         vocabulary=int(settings["vocab_size"]),
         context=int(settings["max_position_embeddings"]),
+        code=code,
     )
+
+
+def _runs_code(model: Model, settings: dict[str, Any]) -> bool:
+    """Whether the model is one of its own repository's code, and that may be run. Raises ConfigError where it would
+    have to be and may not, or where nobody knows such a model."""
+    has_code = "AutoModelForCausalLM" in (settings.get("auto_map") or {})
+    if has_code and model.trust_remote_code:
+        return True
+    kind, found = settings.get("model_type"), importlib.util.find_spec("transformers")
+    assert found is not None
+    assert found.submodule_search_locations is not None
+    names = Path(found.submodule_search_locations[0]) / "models" / "auto" / "auto_mappings.py"
+    if f'"{kind}"' in names.read_text(encoding="utf-8"):  # which is imported with torch alone
+        return False
+    if has_code:
+        what = f"{model.name} is a model of its own code"
+        remedy = "look at that code, and set it to true; SMOLLM3_FT_ALLOW_REMOTE_CODE=1 permits it"
+        raise ConfigError(Problem("model.trust_remote_code", what, remedy))
+    raise ConfigError(Problem("model.name", f"transformers has no model of the kind {kind}", "name a SmolLM3"))
 
 
 def _settings(name: str, folder: Path) -> dict[str, Any]:

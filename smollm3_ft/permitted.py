@@ -21,11 +21,16 @@ from smollm3_ft.sources import is_on_hub as is_hub_dataset
 def refused(config: Config, environment: Mapping[str, str]) -> Iterator[Problem]:
     """A problem for each thing that `config` asks for and `environment` does not permit."""
     yield from _unread(config, environment.get("SMOLLM3_FT_READ_ROOTS", ""))
+    yield from of_the_model(config, environment)
+    yield from _not_run(config, environment)
+    yield from _unowned(config, environment)
+
+
+def of_the_model(config: Config, environment: Mapping[str, str]) -> Iterator[Problem]:
+    """A problem where the model's own code would be run and may not be."""
     if config.model.trust_remote_code and environment.get("SMOLLM3_FT_ALLOW_REMOTE_CODE") != "1":
         what = "code from a model's repository may not be run here"
         yield Problem("model.trust_remote_code", what, "SMOLLM3_FT_ALLOW_REMOTE_CODE=1 permits it")
-    yield from _not_run(config, environment)
-    yield from _unowned(config, environment)
 
 
 def _not_run(config: Config, environment: Mapping[str, str]) -> Iterator[Problem]:

@@ -140,8 +140,9 @@ def main() -> None:
     device = plan.device if devices.detect().kind == plan.device else "cpu"
     here = folder / record["folder"]
     base = Path(plan.weights) if modelfolder.is_adapter(here) else None
-    said = _says(*evaluation.load(here, plan.config.model.dtype, device, base)) if here != there else None
-    model, tokenizer = evaluation.load(there, plan.config.model.dtype, device, base)
+    how = (plan.config.model.dtype, device, base, plan.model.code)
+    said = _says(*evaluation.load(here, *how)) if here != there else None
+    model, tokenizer = evaluation.load(there, *how)
     if said is not None and _says(model, tokenizer) != said:
         raise PublishError("the model on the Hub says something else than the one on disk", "publish the run again")
     rows = shards.read(Path(plan.prepared.folder) / "test.arrow").to_pylist()

@@ -49,7 +49,7 @@ def write(plan: TrainingPlan, kind: str, final: Path) -> None:
     where = {"device_map": {"": plan.device}} if plan.device != "cpu" else {}
     how = transformers.TorchAoConfig(scheme(kind, plan.device, dtype))
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        weights, dtype=getattr(torch, dtype), quantization_config=how, **where
+        weights, dtype=getattr(torch, dtype), quantization_config=how, trust_remote_code=plan.model.code, **where
     )
     partial = final.with_name(f".partial-{final.name}-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from smollm3_ft import agreement, experiments, files, fit, harness, journal, pages, publishing, runs, settling
-from smollm3_ft.config import tracker_of
+from smollm3_ft.config import Config, tracker_of
 from smollm3_ft.errors import ConfigError
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.monitoring import delivery, local_trackio
@@ -130,6 +130,11 @@ def _hub() -> str:
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
+def trusting(config: Config) -> str:
+    """What `from_pretrained` has to be told besides, of a model of its own code."""
+    return ", trust_remote_code=True" if config.model.trust_remote_code else ""
+
+
 def next_steps(run: Run, status: Status) -> list[str]:
     """What to do now, as commands where there is one."""
     if status in ("failed", "interrupted"):
@@ -141,7 +146,7 @@ def next_steps(run: Run, status: Status) -> list[str]:
     place = published["repo"] if published["verified"] and published["repo"] else model
     found = [
         f"Talk to it: {programs()}smollm3-ft chat {run.name}{where}",
-        f'Use the model: transformers.AutoModelForCausalLM.from_pretrained("{place}")',
+        f'Use the model: transformers.AutoModelForCausalLM.from_pretrained("{place}"{trusting(run.config)})',
         f"See the curves: {curves}" if curves else "See metrics.jsonl",
         "See every step in the browser: make ui",
     ]

@@ -42,7 +42,7 @@ TRAINERS: dict[str, Callable[[TrainingPlan, Journal, StopRequest], SftTrainer]] 
 def _build(kind: type[Kind], plan: TrainingPlan, journal: Journal, watch: Watch, collate: Any, **options: Any) -> Kind:
     """A trainer of a method; what the methods share."""
     train, folder = plan.config.train, Path(plan.prepared.folder)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(plan.weights)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(plan.weights, trust_remote_code=plan.model.code)
     trainer = kind(
         plan=plan,
         journal=journal,
@@ -72,6 +72,7 @@ def load_model(plan: TrainingPlan) -> Any:
         plan.weights,
         dtype=torch.float32 if adapter == "none" else computed_in,
         attn_implementation=attention.NAME if chosen == "auto" else chosen,
+        trust_remote_code=plan.model.code,
         **(_four_bits(computed_in) if adapter == "qlora" else {}),
     )
     model.config.use_cache = False

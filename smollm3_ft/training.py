@@ -149,7 +149,7 @@ def _save_model(model: Any, plan: TrainingPlan, folder: Path) -> None:
     partial, apart = folder / ".partial-model", folder / ".partial-adapter"
     for one in (partial, apart):
         shutil.rmtree(one, ignore_errors=True)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(plan.weights)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(plan.weights, trust_remote_code=plan.model.code)
     for name in OF_THIS_MACHINE:
         tokenizer.init_kwargs.pop(name, None)
     if plan.config.train.adapter != "none":
@@ -179,7 +179,9 @@ def _save_adapter(model: Any, plan: TrainingPlan, folder: Path) -> None:
 def _on_whole_base(plan: TrainingPlan, adapter: Path) -> Any:
     """A quantized base's adapter on the base as it was: merged into 4 bits, its small changes would be rounded away."""
     dtype = getattr(torch, plan.config.model.dtype)
-    base = transformers.AutoModelForCausalLM.from_pretrained(plan.weights, dtype=dtype)
+    base = transformers.AutoModelForCausalLM.from_pretrained(
+        plan.weights, dtype=dtype, trust_remote_code=plan.model.code
+    )
     return peft.PeftModel.from_pretrained(base, adapter)
 
 

@@ -60,7 +60,6 @@ def test_a_section_and_its_key_cannot_both_be_given() -> None:
 
 
 REFUSED = [
-    "model.trust_remote_code=true",
     "data.format=parquet",
     "data.source=[{source: a.jsonl, format: parquet}]",
 ]
