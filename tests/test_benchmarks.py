@@ -246,6 +246,6 @@ def test_a_server_may_say_much_after_its_start(monkeypatch: pytest.MonkeyPatch, 
     server = servers.Server(tmp_path / "server")
     server.start()
     try:
-        assert server.process.wait(timeout=20) == 0
+        assert server.process.wait(timeout=60) == 0
     finally:
         server.kill()

@@ -147,7 +147,7 @@ def test_an_outage_is_said_once_and_over_when_it_is_over(sink: Sink, run: Run, m
     metrics.write("train", {"loss": 1.0}, 1)
     following = threading.Thread(target=delivery.follow, args=("trackio", run, stop, say))
     following.start()
-    assert tried.wait(30)
+    assert tried.wait(60)
     metrics.write("train", {"loss": 1.0}, 2)
     sink.away = False
     stop.set()

@@ -156,7 +156,7 @@ def test_what_is_forbidden_is_said_at_once(pusher: Pusher, first: dict[str, Any]
     pusher.strike(part, *[Fault("status", 403)] * 9)
     began = time.monotonic()
     said = pusher.push(f"tester/not{part.count('create')}", **{"notes.txt": part})
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert "ConfigError: publish.repo: the Hub does not let us write to tester/not" in said["error"]
     assert "see what the token may do at https://huggingface.co/settings/tokens" in said["error"]
     assert pusher.asked(part) == 1

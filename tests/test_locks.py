@@ -105,7 +105,7 @@ def test_waiting_for_a_living_owner(tmp_path: Path, start: Start) -> None:
     waiting.start()
     assert not got.wait(0.2)
     owner.kill()
-    waiting.join(timeout=10)
+    waiting.join(timeout=60)
     assert got.is_set()
 
 

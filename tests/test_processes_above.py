@@ -18,13 +18,13 @@ pytestmark = pytest.mark.process
 ENDING = """
     processes.end_with_parent()
     print(os.getpid())
-    threading.Event().wait(60)
+    threading.Event().wait(600)
 """
 LATE = """
     print(os.getpid())
     threading.Event().wait(0.5)
     processes.end_with_parent()
-    threading.Event().wait(60)
+    threading.Event().wait(600)
 """
 PARENT = """
 import sys
@@ -41,7 +41,7 @@ def test_a_child_ends_with_its_parent(program: Program, tmp_path: Path, body: st
         assert parent.stdout is not None
         orphan = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
-        orphan.wait(timeout=10)
+        orphan.wait(timeout=60)
     assert (tmp_path / "saved").exists() is (body == STOPPING)
 
 
@@ -60,7 +60,7 @@ def test_a_launched_child_saves_when_one_above_is_gone(program: Program, tmp_pat
         assert parent.stdout is not None
         launched = psutil.Process(int(parent.stdout.readline()))
         (parent if killed == "parent" else launched.parent()).kill()  # type: ignore[union-attr]  # it has one
-        launched.wait(timeout=10)
+        launched.wait(timeout=60)
     assert (tmp_path / "saved").exists()
 
 

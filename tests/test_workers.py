@@ -71,7 +71,7 @@ def test_workers_end_with_a_killed_parent() -> None:
         children = psutil.Process(parent.pid).children()
         assert len(children) == 2
         os.kill(parent.pid, signal.SIGKILL)
-        assert psutil.wait_procs(children, timeout=20)[1] == []
+        assert psutil.wait_procs(children, timeout=60)[1] == []
 
 
 def request(tmp_path: Path, tiny: Path, name: str, rows: Path) -> data.Request:
