@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 
@@ -37,7 +36,7 @@ from tasks.setup import (
     plan_run,
     resolve_configuration,
 )
-from tasks.steps import call
+from tasks.steps import call, flow
 from tasks.training import Trained, fit_run, the_device, train_on_device
 
 

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
 from prefect.runtime import flow_run
 
 from smollm3_ft import gate, locks, permitted, report, runs
@@ -17,6 +16,7 @@ from tasks.evaluating import Evaluated
 from tasks.publishing import publish_and_verify
 from tasks.reporting import close, close_failed
 from tasks.setup import close_former
+from tasks.steps import flow
 from tasks.training import Trained, finished
 
 

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.runtime import flow_run
 
@@ -29,7 +28,7 @@ from smollm3_ft.trials import Told, Trial
 from tasks import pool_trials, remote, steps
 from tasks.pool_trials import Child
 from tasks.setup import close_former, name_flow_run
-from tasks.steps import ANEW, call, options, task
+from tasks.steps import ANEW, call, flow, options, task
 from tasks.sweeping import report_sweep, resolve_sweep
 
 

@@ -5,7 +5,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
 from prefect.runtime import flow_run
 
 from smollm3_ft import data, identity, permitted, runs
@@ -16,6 +15,7 @@ from smollm3_ft.plan import Plan
 from smollm3_ft.runs import Run
 from tasks import monitoring, remote, steps
 from tasks.data import STEP as PREPARE
+from tasks.steps import flow
 from tasks.training import fit_run, the_device, train_on_device
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
-from prefect.exceptions import PrefectHTTPStatusError
 
 from smollm3_ft import pages, report
 from smollm3_ft.errors import FinetuneError, Stopped, Undelivered
 from smollm3_ft.monitoring import delivery
+from smollm3_ft.redaction import redacted
 from smollm3_ft.report import Failure, Status, Step
 from smollm3_ft.runs import Run
 from tasks import steps
@@ -72,14 +72,12 @@ def failure_of(error: BaseException) -> Failure:
     """The failed step, the cause in a line, and what to do."""
     bad = (one.name for one in reversed(steps.HERE.get()) if one.state not in _GOOD)
     step = next((name for name in bad if not name.startswith(_BESIDE)), "finetune")
-    if isinstance(error, FinetuneError):
-        return Failure(step, error.message, error.remedy or "run the same command to go on")
     if isinstance(error, UNREACHABLE):
         log.warning("the Prefect server: %s", error, extra={"send_to_api": False})
-        said = f" (HTTP {error.response.status_code})" if isinstance(error, PrefectHTTPStatusError) else ""
-        cause = f"the Prefect server does not answer as it should{said}"  # not where: reports are handed on
-        return Failure(step, cause, "when it does, run the same command to go on")
-    cause = f"{type(error).__name__}: {error}".splitlines()[0]
+        error = steps.away(error)
+    if isinstance(error, FinetuneError):
+        return Failure(step, redacted(error.message), redacted(error.remedy or "run the same command to go on"))
+    cause = redacted(f"{type(error).__name__}: {error}".splitlines()[0])
     return Failure(step, cause, "see the step's log in the browser (make ui), then run the same command to go on")
 
 

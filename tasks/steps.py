@@ -6,6 +6,7 @@ A step's fingerprint is its cache key. What decides whether it is done again is 
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -17,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import httpx
 import prefect
-from prefect import Task
+from prefect import Flow, Task
 from prefect.cache_policies import NO_CACHE, CacheKeyFnPolicy
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
@@ -31,6 +32,7 @@ from smollm3_ft import redaction
 from smollm3_ft.errors import (
     ConfigError,
     DataError,
+    FinetuneError,
     ProcessDied,
     PublishError,
     RunBusy,
@@ -55,6 +57,29 @@ NEVER_HELPS = (ConfigError, DataError, PublishError, RunBusy, Stopped, Undeliver
 def task(**given: Any) -> Callable[[Callable[Asked, Result]], Task[Asked, Result]]:
     """Prefect's decorator, of a step whose errors hold no secret: Prefect stores them, with all that hangs on them."""
     return lambda work: prefect.task(**given)(redaction.guarded(work))
+
+
+def flow(**given: Any) -> Callable[[Callable[Asked, Result]], Flow[Asked, Result]]:
+    """The same of a flow, for what goes wrong between its steps; a server that is away is said in words."""
+
+    def decorated(work: Callable[Asked, Result]) -> Flow[Asked, Result]:
+        @functools.wraps(work)
+        def done(*arguments: Asked.args, **named: Asked.kwargs) -> Result:
+            try:
+                return work(*arguments, **named)
+            except UNREACHABLE as error:
+                raise away(error) from None
+
+        return prefect.flow(**given)(redaction.guarded(done))
+
+    return decorated
+
+
+def away(error: Exception) -> FinetuneError:
+    """How a Prefect server failed: not where it is, for reports are handed on."""
+    said = f" (HTTP {error.response.status_code})" if isinstance(error, PrefectHTTPStatusError) else ""
+    what = f"the Prefect server does not answer as it should{said}"
+    return FinetuneError(what, "when it does, run the same command to go on")
 
 
 def options(name: str, timeout: int | None, retries: int = 2, delays: tuple[float, ...] = (2, 10)) -> dict[str, Any]:
