@@ -19,6 +19,7 @@ from smollm3_ft.validation import keys, sections_in
 
 NO_MAPPING = "is not a mapping of keys to values"
 RECIPES = Path(__file__).parent / "recipes"
+OF_A_SOURCE = ("source", "config", "split", "format", "columns")  # keys of `data` that say how one source is read
 UNREADABLE = (yaml.YAMLError, ValueError, TypeError, RecursionError)
 
 # Variables that people know from other tools; an explicit key wins over them.

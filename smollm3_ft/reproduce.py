@@ -21,7 +21,7 @@ from smollm3_ft import files, fit, harness, hub, models, runs, sources
 from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.fit import TrainingPlan
-from smollm3_ft.layers import built_recipes, defaults, flatten, merged, recipe
+from smollm3_ft.layers import OF_A_SOURCE, built_recipes, defaults, flatten, merged, recipe
 from smollm3_ft.probes import GENERAL
 from smollm3_ft.runs import Origin
 from smollm3_ft.sources import SourcePlan
@@ -164,7 +164,18 @@ def find(place: str, runs_dir: Path, given: Mapping[str, Any]) -> Wanted:
     asked = dict(flatten(given))
     pinned = "model.name" not in asked or "model.revision" in asked
     other = {} if pinned else {"model": {"revision": "none"}}  # the commit was another model's
-    return found._replace(values=merged(found.values, other, given))
+    values = {**found.values, "data": _of_its_source(found.values["data"], asked.get("data.source"))}
+    return found._replace(values=merged(values, other, given))
+
+
+def _of_its_source(data: dict[str, Any], given: Any) -> dict[str, Any]:
+    """The keys of `data`, without those that belong to its source where another one is given."""
+    then = data.get("source")
+    if isinstance(then, str) and isinstance(given, str):
+        is_the_same = then.startswith(LOCAL) or Path(then).absolute() == Path(given).expanduser().absolute()
+    else:
+        is_the_same = given is None
+    return data if is_the_same else {key: value for key, value in data.items() if key not in OF_A_SOURCE}
 
 
 def _of_run(folder: Path) -> Wanted:

@@ -13,11 +13,9 @@ from typing import Any, NamedTuple
 from smollm3_ft import gate, harness, layers, permitted, probes, redaction
 from smollm3_ft.config import Config, tracker_of
 from smollm3_ft.errors import ConfigError, Problem
-from smollm3_ft.layers import defaults, flatten, merged, nested, without_nulls
+from smollm3_ft.layers import OF_A_SOURCE, defaults, flatten, merged, nested, without_nulls
 from smollm3_ft.unbuilt import unbuilt
 from smollm3_ft.validation import validate
-
-OF_A_SOURCE = ("source", "config", "split", "format", "columns")
 
 
 class Resolved(NamedTuple):

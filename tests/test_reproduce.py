@@ -107,6 +107,27 @@ def test_what_only_one_machine_has_is_asked_for(told: TrainingPlan, tmp_path: Pa
     assert found.name == "card"
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"source": "builtin:demo"}, {}),
+        ({"source": [{"source": "builtin:demo"}]}, {}),
+        ({"source": "builtin:demo", "columns": {"q": "prompt"}}, {"columns": {"q": "prompt"}}),
+        ({"max_length": 100}, {"format": "prompt_completion"}),
+        ({"source": "mine.jsonl"}, {"format": "prompt_completion"}),
+    ],
+)
+def test_another_source_is_read_as_itself(
+    told: TrainingPlan, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], kept: dict[str, Any]
+) -> None:
+    """What was said of the run's own source, its columns and format say, holds for that one alone."""
+    folder = Path(told.folder)
+    monkeypatch.chdir(Path(str(told.config.data.source)).parent)
+    values = resolve.resolve({}, {}, reproduce.find(str(folder), folder.parent, {"data": given}).values).config.data
+    said = {"config": values.config, "split": values.split, "format": values.format, "columns": values.columns}
+    assert {key: value for key, value in said.items() if value not in (None, "auto")} == kept
+
+
 def test_neither_places_nor_targets_nor_code_are_taken_from_a_card(told: TrainingPlan, tmp_path: Path) -> None:
     """Whatever a card says of them, they are this command's own."""
     values = reproduce.public(told)
