@@ -42,7 +42,7 @@ def examined(runs_dir: Path) -> dict[str, Finding]:
     """Every check's finding."""
     if os.environ.get("PREFECT_API_URL"):
         importlib.import_module("prefect.client.orchestration")  # takes seconds, which are none of the server's
-    here = {**doctor.of_this_machine(runs_dir), "cuda": nvidia.cuda}
+    here = {**doctor.of_this_machine(runs_dir), "cuda": nvidia.cuda, "variables": doctor.variables}
     found = findings.examine(here, nvidia.SECONDS_TO_START + SECONDS)
     return {**found, **findings.examine({**services.checks(), **of_prefect()}, SECONDS)}
 

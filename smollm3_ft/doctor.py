@@ -17,9 +17,10 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from smollm3_ft import devices, disk, files, identity, nvidia, pages, predictions
+from smollm3_ft import devices, disk, files, identity, layers, nvidia, pages, predictions, resolve
 from smollm3_ft.config import Config, Train
 from smollm3_ft.devices import ROOM, Device
+from smollm3_ft.errors import ConfigError
 from smollm3_ft.findings import Finding, Look
 from smollm3_ft.models import ModelPlan
 from smollm3_ft.predictions import Micro
@@ -81,6 +82,21 @@ def packages() -> Finding:
             "warning", f"not as locked: {', '.join(departures)}", f"{SETUP}, for results that can be repeated"
         )
     return Finding("ok", f"{len(identity.pins())} are locked, and none that is installed departs from it")
+
+
+def variables() -> Finding:
+    """Which variables give keys of a configuration, and what is wrong with their values."""
+    try:
+        known = resolve.resolve({}, os.environ).from_environment
+    except ConfigError as error:
+        of_variables = [one for one in error.problems if any(name in one.where for name in layers.ENVIRONMENT)]
+        wrong = [one for one in of_variables if not one.where.startswith("monitor.trackio")]  # that has its own line
+        if wrong:
+            remedies = dict.fromkeys(one.remedy for one in wrong)
+            return Finding("fault", "; ".join(f"{one.where}: {one.what}" for one in wrong), "; ".join(remedies))
+        known = {key: name for key, (name, _) in layers.from_environment(os.environ).items()}
+    told = ", ".join(f"{name} gives {key}" for key, name in known.items())
+    return Finding("ok", told or "none gives a key of the configuration")
 
 
 def unfit() -> Iterator[str]:

@@ -37,5 +37,6 @@ def examine(checks: Mapping[str, Look], seconds: float) -> dict[str, Finding]:
         thread.start()
     for thread in threads.values():
         thread.join(max(0.0, deadline - time.monotonic()))
-    late = Finding("fault", f"no answer within {seconds:g} s", "check the network and the address, and try again")
+    remedy = "see that the disk, device or address that it asks is there, and try again"
+    late = Finding("fault", f"no answer within {seconds:g} s", remedy)
     return {name: found.get(name, late) for name in checks}

@@ -95,7 +95,10 @@ def _permissions(origin: str, told: Mapping[str, Any]) -> Finding:
 
 def trackio() -> Finding:
     """Where metrics would go by the environment, and whether they are taken there. A Space is not made."""
-    name, target = layers.from_environment(os.environ).get("monitor.trackio", ("", "local"))
+    try:
+        name, target = layers.from_environment(os.environ).get("monitor.trackio", ("", "local"))
+    except ConfigError:
+        return Finding("warning", "not known while a variable cannot be read", "see variables, above")
     config = Config(monitor=Monitor(trackio=target))
     kind = tracker_of(config)
     if kind in ("off", "local"):
