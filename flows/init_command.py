@@ -59,12 +59,14 @@ class Chosen(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What is known of the data: keys of `data`, the method that its rows are for, a note, and what it amounts to."""
+    """What is known of the data: keys of `data`, the method that its rows are for, a note, what it amounts to, and how
+    many steps the built-in model needs with it where its recipe makes fewer."""
 
     values: dict[str, Any]
     method: str = "sft"
     note: str = ""
     work: Work | None = None
+    steps: int | None = None
 
 
 def command(
@@ -91,6 +93,7 @@ def command(
     config = resolve.resolve({}, os.environ, values).config
     size = f"{model.shape.parameters:,} parameters" if model.shape else ""
     notes = {"model.name": size, "data.source": data.note, "train.adapter": initial.told(cost) if cost else ""}
+    notes["train.max_steps"] = "Whatever epochs says: this model begins with nothing, and learns little from fewer"
     try:
         files.write(file, initial.written(values, notes, config, shlex.quote(str(file))))
     except OSError as error:
@@ -201,7 +204,7 @@ def _looked_at(
         page = Path(done.folder) / "report.html"
         console.print(f"  All of it as a page:  {page}", soft_wrap=True, markup=False)
     work = Work(done.sequences, done.tokens, done.longest, done.rows["train"]) if done else None
-    return Found({**values, **none_held_out}, method, note, work)
+    return Found({**values, **none_held_out}, method, note, work, initial.steps(config, work) if work else None)
 
 
 def _values(model: Chosen, data: Found, adapter: str) -> dict[str, Any]:
@@ -210,6 +213,8 @@ def _values(model: Chosen, data: Found, adapter: str) -> dict[str, Any]:
     train: dict[str, Any] = {"adapter": adapter}
     if recipe == "demo" and data.method != "sft":
         train["method"] = data.method
+    elif model.name == TINY and data.steps is not None:
+        train["max_steps"] = data.steps
     if data.method == "dpo" and (recipe == "demo" or adapter != "none"):
         train["learning_rate"] = "auto"  # the recipe's is for another method, or for all weights
     return {"recipe": recipe, "model": {"name": model.name}, "data": data.values, "train": train}

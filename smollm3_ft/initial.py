@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from smollm3_ft.validation import sections_in
 
 NAMES = {"none": "full", "lora": "LoRA", "qlora": "QLoRA"}
 TOO_MUCH = "more than there is here"
+FEWEST_STEPS = 250  # of the built-in model, which begins with nothing: with fewer it learns none of a file
 LOOKED_AT = 100  # rows, for their format
 MOST_FILES = 9
 HEAD = """\
@@ -97,6 +99,13 @@ def recipe(model: str, method: str, adapter: str) -> str:
     if model == TINY:
         return "demo"
     return "dpo" if method == "dpo" else {"none": "sft_full", "lora": "sft_lora", "qlora": "sft_qlora"}[adapter]
+
+
+def steps(config: Config, work: Work) -> int | None:
+    """The steps to ask of the built-in model, where the passes of its recipe over so few rows are not enough."""
+    batch = config.train.effective_batch_size
+    made = math.ceil(work.sequences / (1 if batch == "auto" else batch)) * config.train.epochs
+    return FEWEST_STEPS if made < FEWEST_STEPS else None
 
 
 def costs(config: Config, work: Work | None, model: ModelPlan, device: Device) -> list[Cost]:

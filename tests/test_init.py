@@ -51,6 +51,7 @@ def test_the_defaults_are_a_configuration_that_can_be_planned(
     assert "python -m flows.finetune finetune.yaml" in said
     text = (tmp_path / "finetune.yaml").read_text(encoding="utf-8")
     assert "source: mine.jsonl  # prompt_completion (98 % of rows): 60 of 61 rows are kept" in text
+    assert layers.read_file(tmp_path / "finetune.yaml")["train"] == {"adapter": "none", "max_steps": 250}
     monkeypatch.setattr(sys, "argv", ["smollm3-ft", "plan", "finetune.yaml"])
     with pytest.raises(SystemExit) as stop:
         cli.main()
@@ -132,6 +133,12 @@ def test_what_each_choice_takes() -> None:
     assert lora.memory < 24 * 2**30
     assert lora.seconds is not None
     assert not lora.why_not
+
+
+@pytest.mark.parametrize(("sequences", "steps"), [(5, 250), (240, 250), (1000, None)])
+def test_a_small_file_is_shown_often_enough(sequences: int, steps: int | None) -> None:
+    """To the built-in model, which begins with nothing; a large one is, by its recipe's passes alone."""
+    assert initial.steps(configure(), Work(sequences, 200 * sequences, 256)) == steps
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
