@@ -198,10 +198,11 @@ def _failed(folder: Path, error: Exception, retry: str | None) -> int:
     errors.print(f"[red]{failure.step} failed:[/] {escape(failure.cause)}", soft_wrap=True)
     errors.print(escape(failure.remedy), soft_wrap=True)
     if (folder / runs.RECORD).is_file():
-        errors.print(f"Go on:  {report.command(runs.read(folder))}", soft_wrap=True)
+        run = runs.read(folder)
+        errors.print(f"Go on:  {report.command(run)}", soft_wrap=True)
         if retry:
             errors.print(f"Retry:  {retry}", soft_wrap=True)
-        errors.print("Look:   make ui")
+        errors.print(f"Look:   {report.ui(run)}", soft_wrap=True)
     return FAILED
 
 

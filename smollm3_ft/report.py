@@ -137,10 +137,10 @@ def trusting(config: Config) -> str:
 
 def next_steps(run: Run, status: Status) -> list[str]:
     """What to do now, as commands where there is one."""
+    steps = f"See every step in the browser: {ui(run)}"
     if status in ("failed", "interrupted"):
-        return [f"Go on where it stopped: {command(run)}", "See every step in the browser: make ui"]
-    model, folder, page = run.path / "model", run.path.parent, trackio_page(run)
-    where = "" if folder == Path.cwd() / "runs" else f" runs_dir={shlex.quote(str(folder))}"
+        return [f"Go on where it stopped: {command(run)}", steps]
+    model, page, where = run.path / "model", trackio_page(run), _where(run)
     curves = page or (f"{programs()}smollm3-ft dashboard{where}" if tracker_of(run.config) == "local" else None)
     published = _published(run, status)
     place = published["repo"] if published["verified"] and published["repo"] else model
@@ -148,10 +148,21 @@ def next_steps(run: Run, status: Status) -> list[str]:
         f"Talk to it: {programs()}smollm3-ft chat {run.name}{where}",
         f'Use the model: transformers.AutoModelForCausalLM.from_pretrained("{place}"{trusting(run.config)})',
         f"See the curves: {curves}" if curves else "See metrics.jsonl",
-        "See every step in the browser: make ui",
+        steps,
     ]
     own = f"Your own data: {programs()}smollm3-ft init"
     return [*found, own] if run.config.data.source == "builtin:demo" else found
+
+
+def ui(run: Run) -> str:
+    """The command that opens Prefect's pages over this run."""
+    return f"{programs()}smollm3-ft ui{_where(run)}"
+
+
+def _where(run: Run) -> str:
+    """The word by which a command finds this run's folder."""
+    folder = run.path.parent
+    return "" if folder == Path.cwd() / "runs" else f" runs_dir={shlex.quote(str(folder))}"
 
 
 def command(run: Run) -> str:

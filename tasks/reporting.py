@@ -78,7 +78,7 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, FinetuneError):
         return Failure(step, redacted(error.message), redacted(error.remedy or "run the same command to go on"))
     cause = redacted(f"{type(error).__name__}: {error}".splitlines()[0])
-    return Failure(step, cause, "see the step's log in the browser (make ui), then run the same command to go on")
+    return Failure(step, cause, "see the step's log in the browser (smollm3-ft ui), then run the same command to go on")
 
 
 _GOOD = ("Completed", "Cached", "Blocked")

@@ -127,6 +127,14 @@ def test_how_to_go_on(run: Run, status: Any) -> None:
     assert words[-2:] == ["flows.finetune", f"{run.path}/config.yaml"]
 
 
+@pytest.mark.parametrize("status", ["completed", "failed"])
+def test_the_pages_are_opened_from_any_folder(run: Run, status: Any) -> None:
+    """By the program itself: a Makefile is in the repository alone."""
+    said = report.next_steps(run, status)
+    opened = next(line.partition(": ")[2] for line in said if line.startswith("See every step in the browser"))
+    assert opened.endswith(f"smollm3-ft ui runs_dir='{run.path.parent}'")
+
+
 def test_a_finished_run_says_where_it_went_since(run: Run) -> None:
     """Published after its report was written: the report has that and its page, and the steps as they were."""
     before = report.write(run, "completed", STEPS)
