@@ -68,7 +68,10 @@ def _finetune(
     runs_dir = Path(config.runs_dir)
     assert config.name is not None
     if wanted is not None and str(runs_dir / config.name) == wanted.origin.place:
-        raise ConfigError(Problem("name", "is the run that is to be trained again", "give another name, or none"))
+        remedy = "give another name, or none"
+        if fresh:
+            remedy += f"; to start it over, not compare: {report.command(runs.read(runs_dir / config.name))} --fresh"
+        raise ConfigError(Problem("name", "is the run that is to be trained again", remedy))
     _check_first(config, wanted, accept_changes, fresh)
     if fresh:
         aside = runs.set_aside(runs_dir, config.name)

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 from children import watched
+from conftest import configure
 
 from flows import cli
-from smollm3_ft import locks, resolve, runs
+from smollm3_ft import locks, reproduce, resolve, runs
+from smollm3_ft.reproduce import Wanted
+from smollm3_ft.runs import Origin
 
 pytestmark = pytest.mark.process
 
@@ -175,3 +178,17 @@ def test_a_machine_may_say_what_is_read(finetune: Command, tmp_path: Path, runs_
         assert done.returncode == 2
         assert "may not be read here" in done.stderr
     assert finetune("--plan", runs_dir, SMOLLM3_FT_READ_ROOTS=str(allowed)).returncode == 0
+
+
+def test_a_run_is_not_replaced_by_the_one_that_is_compared_with_it(
+    finetune: Command, tmp_path: Path, runs_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --fresh, what would start it over is told."""
+    run = runs.begin(configure(name="first", runs_dir=str(tmp_path / "runs")))
+    origin = Origin(name="first", place=run.folder, revisions={}, values={}, expected={})
+    values = {"name": "first", "runs_dir": str(tmp_path / "runs")}
+    monkeypatch.setattr(reproduce, "find", lambda *_: Wanted(values, origin, "first"))
+    for words, remedy in (((), "give another name, or none"), (("--fresh",), f"{run.path}/config.yaml --fresh")):
+        done = finetune("--from", "first", "name=first", runs_dir, *words)
+        assert (done.returncode, remedy in done.stderr) == (2, True), done
+    assert run.path.is_dir()
