@@ -15,6 +15,7 @@ import psutil
 import pytest
 from deployed import Deployed, is_final, opened, processes_of, until
 from house import FILES, ROOT
+from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.events.schemas.automations import AutomationCore
@@ -201,14 +202,32 @@ def test_a_schedule_starts_runs_with_names_of_their_own(deployed: Deployed, sche
     assert refusals == {f"Flow run encountered an exception: {said}"}
 
 
+def nightly(deployed: Deployed) -> tuple[dict[str, Any], bool, dict[UUID, bool]]:
+    """What its runs are started with, whether it is paused, and its schedules, each active or not."""
+    found = deployed.client.read_deployment_by_name("finetune/cuda")
+    return found.parameters, bool(found.paused), {one.id: one.active for one in found.schedules}
+
+
+def set_by_somebody(deployed: Deployed) -> tuple[dict[str, Any], bool, dict[UUID, bool]]:
+    """The nightly schedule switched on, with one besides, and a configuration; paused, so that nothing begins."""
+    client = deployed.client
+    found = client.read_deployment_by_name("finetune/cuda")
+    mine = {"config": {"data": {"system_prompt": "Today is {{ date }}."}}}
+    client.update_deployment(found.id, DeploymentUpdate(parameters=mine, paused=True))
+    client.update_deployment_schedule(found.id, found.schedules[0].id, active=True)
+    client.create_deployment_schedules(found.id, [(IntervalSchedule(interval=timedelta(days=7)), True)])
+    return nightly(deployed)
+
+
 def test_up_ends_what_it_started(deployed: Deployed) -> None:
-    """It registers again what is there or was altered, starts a worker for each pool, says that there is no CUDA, and
-    ends with both at Ctrl-C."""
+    """It registers again what is there or was altered, but for what somebody set, starts a worker for each pool, says
+    that there is no CUDA, and ends with both at Ctrl-C."""
     before = deployed.client.read_automations()
     zombies = deployed.client.read_automations_by_name("a flow run without heartbeat has crashed")[0]
     kept = zombies.model_dump(include={"name", "enabled", "trigger", "actions"})
     older = AutomationCore.model_validate({**kept, "description": "an older one"})
     deployed.client.update_automation(zombies.id, older)
+    mine = set_by_somebody(deployed)
     command = [sys.executable, "-m", "flows.up"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     names = [f"{os.uname().nodename}-{kind}" for kind in ("default", "cpu")]
@@ -231,3 +250,4 @@ def test_up_ends_what_it_started(deployed: Deployed) -> None:
     assert f"Worker {names[1]}: trains on the CPU: no CUDA here" in lines
     assert sorted(one.id for one in deployed.client.read_automations()) == sorted(one.id for one in before)
     assert deployed.client.read_automation(zombies.id) == zombies
+    assert nightly(deployed) == mine
