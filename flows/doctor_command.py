@@ -75,7 +75,7 @@ def prefect() -> Finding:
         return Finding("ok", NO_SERVER)
     if not server.listens(named):
         remedy = "start it (make up, or the team's), or unset PREFECT_API_URL for one of your own"
-        return Finding("fault", f"PREFECT_API_URL names {shown(named)}, which does not answer", remedy)
+        return Finding("fault", f"PREFECT_API_URL names {server.shown(named)}, which does not answer", remedy)
     import httpx
     from packaging.version import Version
     from prefect.client.orchestration import get_client
@@ -88,15 +88,15 @@ def prefect() -> Finding:
     except PrefectHTTPStatusError as error:
         if error.response.status_code in (401, 403):
             remedy = "set PREFECT_API_AUTH_STRING to its name:password (Prefect Cloud: PREFECT_API_KEY)"
-            return Finding("fault", f"{shown(named)} does not let us in", remedy)
-        return Finding("fault", f"{shown(named)} answers {error.response.status_code}", "see the server's log")
+            return Finding("fault", f"{server.shown(named)} does not let us in", remedy)
+        return Finding("fault", f"{server.shown(named)} answers {error.response.status_code}", "see the server's log")
     except (httpx.HTTPError, ValueError, RuntimeError) as error:
-        what = f"{shown(named)} is no Prefect server that we understand ({type(error).__name__})"
+        what = f"{server.shown(named)} is no Prefect server that we understand ({type(error).__name__})"
         return Finding("fault", what, "see PREFECT_API_URL: it ends in /api")
     if there.release[:2] < here.release[:2]:
         remedy = f"update the server to {here}"
-        return Finding("warning", f"{shown(named)} is of version {there}, older than {here} here", remedy)
-    return Finding("ok", f"{shown(named)}, version {there}")
+        return Finding("warning", f"{server.shown(named)} is of version {there}, older than {here} here", remedy)
+    return Finding("ok", f"{server.shown(named)}, version {there}")
 
 
 def workers() -> Finding:
@@ -127,9 +127,3 @@ def workers() -> Finding:
     if idle:
         return Finding("warning", ", ".join(told), f"make worker, where pool {' or '.join(idle)} is to be served")
     return Finding("ok", ", ".join(told))
-
-
-def shown(address: str) -> str:
-    """An address without a name and password in it."""
-    scheme, separator, rest = address.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ STARTED: list[subprocess.Popen[bytes]] = []  # servers, by this process; another
 GUARDS: dict[Path, subprocess.Popen[bytes]] = {}  # by folder, of those
 SECONDS_TO_START = 180
 SECONDS_TO_STOP = 20
+UNAUTHORIZED, NOT_FOUND = 401, 404
 
 
 class Server(NamedTuple):
@@ -57,7 +59,7 @@ def running(runs_dir: Path, meanwhile: Callable[[], object] = lambda: None) -> I
     if named:
         check(named)
         meanwhile()
-        yield Server(named.removesuffix("/api"), None)
+        yield Server(shown(named).removesuffix("/api"), None)
         return
     folder = runs_dir / ".locks"
     folder.mkdir(parents=True, exist_ok=True)
@@ -174,22 +176,56 @@ def _settings(server: Server) -> dict[str, str]:
 
 
 def _answers(server: Server) -> bool:
-    request = urllib.request.Request(f"{server.api}/admin/version")  # noqa: S310  # loopback, http
-    if server.password:
-        word = base64.b64encode(server.password.encode()).decode()
-        request.add_header("Authorization", f"Basic {word}")
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310  # loopback, http
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
+        _version(server.api, server.password)
+    except OSError:
         return False
+    return True
+
+
+def _version(api: str, password: str | None) -> bytes:
+    """What a Prefect server says of its version. Raises OSError, and ValueError for what is no address."""
+    request = urllib.request.Request(f"{api}/admin/version")  # noqa: S310  # loopback, or the user's own address
+    if password:
+        request.add_header("Authorization", f"Basic {base64.b64encode(password.encode()).decode()}")
+    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+        return bytes(answer.read())
 
 
 def check(named: str) -> None:
-    """Raise FinetuneError unless the server that `PREFECT_API_URL` names answers."""
-    if not listens(named):
-        what = f"the Prefect server that PREFECT_API_URL names does not answer ({named})"
-        raise FinetuneError(what, "start it, or unset PREFECT_API_URL for a local one")
+    """Raise FinetuneError unless the server that `PREFECT_API_URL` names answers, as Prefect's API, and lets us in."""
+    try:
+        is_api = not _version(named, os.environ.get("PREFECT_API_AUTH_STRING")).lstrip().startswith(b"<")
+    except urllib.error.HTTPError as error:
+        if error.code == UNAUTHORIZED:
+            _check_password()
+        is_api = error.code != NOT_FOUND or "/api" in urllib.parse.urlsplit(named).path  # a cloud's has more behind it
+    except (OSError, ValueError):
+        what = f"the Prefect server that PREFECT_API_URL names does not answer ({shown(named)})"
+        raise FinetuneError(what, "start it, or unset PREFECT_API_URL for a local one") from None
+    if not is_api:
+        what = f"{shown(named)}, which PREFECT_API_URL names, is no Prefect API"
+        raise FinetuneError(what, "give the address that ends in /api")
+
+
+def _check_password() -> None:
+    """Raise FinetuneError where Prefect's own client is refused: it may know the password from elsewhere."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    try:
+        with get_client(sync_client=True) as client:
+            client.api_version()
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code == UNAUTHORIZED:
+            what = "the Prefect server refuses the password"
+            raise FinetuneError(what, "set PREFECT_API_AUTH_STRING to its name:password") from None
+
+
+def shown(address: str) -> str:
+    """An address without a name and password in it."""
+    scheme, separator, rest = address.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def listens(address: str) -> bool:

@@ -23,8 +23,9 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
 from searched import found
 
-from flows import doctor_command
+from flows import doctor_command, server
 from smollm3_ft import checkpoints, files
+from smollm3_ft.errors import FinetuneError
 
 pytestmark = pytest.mark.process
 
@@ -73,6 +74,20 @@ def test_doctor_tells_of_the_server_and_its_workers(deployed: Deployed) -> None:
         found = doctor_command.prefect()
     assert (found.status, "does not let us in" in found.detail) == ("fault", True)
     assert "PREFECT_API_AUTH_STRING" in found.remedy
+
+
+def test_a_command_says_why_it_cannot_use_the_server(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That the password is wrong, or that the address is the pages': in a line, before anything is begun."""
+    api = os.environ["PREFECT_API_URL"]
+    server.check(api)
+    with pytest.raises(FinetuneError, match=r"which PREFECT_API_URL names, is no Prefect API; .* ends in /api"):
+        server.check(api.removesuffix("/api"))
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "some:body")
+    with (
+        temporary_settings({PREFECT_API_AUTH_STRING: "some:body"}),
+        pytest.raises(FinetuneError, match="refuses the password; set PREFECT_API_AUTH_STRING"),
+    ):
+        server.check(api)
 
 
 @pytest.fixture

@@ -153,3 +153,9 @@ def test_a_server_that_does_not_start_says_where_to_look(tmp_path: Path) -> None
     ended.wait()
     with pytest.raises(FinetuneError, match=f"did not start: no room; see {tmp_path / '.server-log'}"):
         server._wait_for(server.Server("http://127.0.0.1:9", None), ended, tmp_path)
+
+
+def test_a_server_that_does_not_answer_is_named_without_its_password() -> None:
+    """An address may hold one."""
+    with pytest.raises(FinetuneError, match=r"names does not answer \(http://127.0.0.1:9/api\)"):
+        server.check("http://me:secret@127.0.0.1:9/api")
