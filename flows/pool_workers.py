@@ -124,6 +124,7 @@ def running(logs: Path, pools: Sequence[str] = POOLS) -> Iterator[list[Kept]]:
         yield kept
     finally:
         with _undisturbed():
+            say("It ends: what runs saves first, and that takes up to a minute.")
             try:
                 cancel_runs_of([one.worker for one in kept])
             finally:

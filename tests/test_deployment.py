@@ -258,7 +258,7 @@ def test_up_ends_what_it_started(deployed: Deployed) -> None:
             assert process.poll() is None, lines
         workers = [one for one in psutil.Process(process.pid).children() if {*names} & {*one.cmdline()}]
         process.send_signal(signal.SIGINT)
-        process.stdout.read()
+        assert process.stdout.read().startswith("It ends: what runs saves first")
         assert process.wait() == 0
     assert len(workers) == 2
     assert not any(worker.is_running() for worker in workers)
