@@ -192,7 +192,7 @@ def _looked_at(
         looked = looking.look(config, pinned, tokenizer, Console(stderr=True, highlight=False, style="dim"), method)
     except DataError as error:
         console.print(f"  [yellow]As it is, a run would stop here:[/] {escape(str(error))}", soft_wrap=True)
-        return Found(values, method)
+        return Found(values, method, steps=initial.FEWEST_STEPS)
     datadisplay.ledger(console, looked.ledger)
     if tokenizer is not model.shape:
         console.print("  [dim]Tokens are the built-in model's: the Hub, which has this one's, does not answer.[/]")
@@ -249,9 +249,9 @@ def _publish(asker: Asker, values: dict[str, Any]) -> dict[str, Any]:
     from huggingface_hub import get_token
 
     def read(text: str) -> dict[str, Any]:
-        found = {"target": text} if text in ("local", "none") else {"target": "hub", "repo": text}
+        found = {"target": text} if text in ("local", "none", "hub") else {"target": "hub", "repo": text}
         publish = resolve.resolve({}, os.environ, {**values, "publish": found}).config.publish
-        if publish.target == "hub" and get_token() is not None:
+        if publish.repo is not None and get_token() is not None:
             with contextlib.suppress(HubUnreachable):  # it is asked again before training
                 asker.console.print(f"  [dim]{escape(permission.check(publish, text, SECONDS))}[/]")
         return found

@@ -73,6 +73,18 @@ def test_answers_are_lines_of_stdin(init: Init, tmp_path: Path) -> None:
 
 
 @pytest.mark.process
+def test_a_file_whose_columns_are_not_known_yet(init: Init, tmp_path: Path) -> None:
+    """It is told, and the configuration is written all the same, with the steps that a small file needs; `hub` alone is
+    the target, and no repository of that name."""
+    (tmp_path / "odd.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    code, said = init(answers="1\n1\n1\nhub\n")
+    assert (code, "a run would stop here" in said) == (0, True), said
+    written = layers.read_file(tmp_path / "finetune.yaml")
+    assert written["train"] == {"adapter": "none", "max_steps": 250}
+    assert written["publish"] == {"target": "hub"}
+
+
+@pytest.mark.process
 def test_whose_token_it_is_and_that_one_is_missing(init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told before anything is asked, and again where an answer needs one."""
     monkeypatch.delenv("HF_TOKEN", raising=False)
