@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import hub_reads
-from hub_model import Refusal, Repo, Request, Response, check_may_write, find_repo, find_to_write
+from hub_model import DATE, Refusal, Repo, Request, Response, check_may_write, find_repo, find_to_write
 
 NAME = r"(?P<name>[^/]+/[^/]+)"
 SPACE = rf"/api/(?P<kinds>spaces)/{NAME}"
@@ -50,6 +50,15 @@ def create_bucket(request: Request) -> Any:
     return {"url": f"{request.hub.url}/buckets/{name}"}
 
 
+def bucket(request: Request) -> Any:
+    name = request.part["name"] or ""
+    kept = request.hub.repos.get(("bucket", name))
+    private = kept is not None and kept["visibility"] == "private"
+    if kept is None or (private and not (request.user and request.user.reads(name))):
+        raise Refusal(404, "RepoNotFound", f"There is no bucket {name}")
+    return {"id": name, "private": private, "createdAt": DATE, "size": 0, "totalFiles": 0}
+
+
 def logs(request: Request) -> Response:
     """As events, each with a line."""
     lines = find_to_write(request).created.get("log", ())
@@ -86,5 +95,6 @@ def routes(
         rf"(GET|POST) {SPACE}/variables": variables,
         rf"PUT {SPACE}/volumes": volumes,
         rf"POST /api/buckets/{NAME}": create_bucket,
+        rf"GET /api/buckets/{NAME}": bucket,
         rf"GET {SPACE}": lambda request: told(request, host),
     }

@@ -83,6 +83,7 @@ def test_a_space_is_made_call_by_call(there: Hub, tmp_path: Path) -> None:
     calls = [one for one in there.requests if not one.startswith("GET /api/agent-harnesses")]
     assert calls == [
         f"GET /api/spaces/{SPACE}",
+        f"GET /api/buckets/{SPACE}-bucket",
         "POST /api/repos/create",
         f"POST /api/buckets/{SPACE}-bucket",
         f"PUT /api/spaces/{SPACE}/volumes",
@@ -109,7 +110,8 @@ def test_a_space_is_made_call_by_call(there: Hub, tmp_path: Path) -> None:
     assert "trackio.show()" in files["app.py"]
     there.requests.clear()
     address()
-    assert [one for one in there.requests if "harnesses" not in one] == [f"GET /api/spaces/{SPACE}"]
+    looks = [f"GET /api/spaces/{SPACE}", f"GET /api/buckets/{SPACE}-bucket"]
+    assert [one for one in there.requests if "harnesses" not in one] == looks
 
 
 def test_the_secrets_of_a_space(there: Hub, tmp_path: Path) -> None:
@@ -155,6 +157,18 @@ def test_a_space_that_cannot_be_used(
     there.add("space", SPACE, files, private=private)
     assert words in said(there, tmp_path, ADDRESS, SPACE, "private")
     assert not [one for one in there.requests if not one.startswith("GET ")]
+
+
+@pytest.mark.parametrize("files", [{}, {"app.py": b"", "README.md": b""}])
+def test_a_space_whose_bucket_is_public(there: Hub, tmp_path: Path, files: dict[str, bytes]) -> None:
+    """Where a private one is asked for, neither a new Space nor one that is there gets data that everybody may read."""
+    there.repos["bucket", f"{SPACE}-bucket"] = {"visibility": "public"}
+    if files:
+        there.add("space", SPACE, files, private=True)
+    words = said(there, tmp_path, ADDRESS, SPACE, "private")
+    assert words.startswith(f"the bucket {SPACE}-bucket is public, and monitor.private is true; make it private")
+    assert not [one for one in there.requests if not one.startswith("GET ")]
+    assert "is public" not in said(there, tmp_path, ADDRESS, SPACE, "public")
 
 
 def test_a_token_that_may_not_write(there: Hub, tmp_path: Path) -> None:

@@ -101,21 +101,43 @@ def _found_or_made(space: str, private: bool) -> Any:
     except errors.RepositoryNotFoundError:
         found = None
     there = {file.rfilename for file in found.siblings or ()} if found else set()
-    if MADE in there:
-        return found
-    if there - FRESH:
+    if MADE not in there and there - FRESH:
         raise Undelivered(f"the Space {space} holds something that is no Trackio", "name another one")
     if found and private and not found.private:
         return found  # nothing is put there, and it is refused
+    if private:
+        _check_bucket(api, _bucket(space))
+    if MADE in there:
+        return found
     _make(api, space, private)
     return api.space_info(space)
+
+
+def _bucket(space: str) -> str:
+    """Where the Space's data lie."""
+    return f"{space}-bucket"
+
+
+def _check_bucket(api: Any, bucket: str) -> None:
+    """Raise Undelivered where everybody may read what the Space keeps. One that is not shown to us is not public."""
+    from huggingface_hub import errors
+
+    try:
+        private = api.bucket_info(bucket).private
+    except errors.HfHubHTTPError as error:
+        if error.response.status_code not in (*hubclient.FORBIDDEN, 404):
+            raise
+        return
+    if not private:
+        remedy = "make it private on the Hub, or set monitor.private=false"
+        raise Undelivered(f"the bucket {bucket} is public, and monitor.private is true", remedy)
 
 
 def _make(api: Any, space: str, private: bool) -> None:
     """Every call may be made again: what is there is left, and what is missing is set."""
     from huggingface_hub import CommitOperationAdd, Volume
 
-    bucket = f"{space}-bucket"
+    bucket = _bucket(space)
     api.create_repo(space, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
     api.create_bucket(bucket, private=private, exist_ok=True)
     api.set_space_volumes(space, [Volume(type="bucket", source=bucket, mount_path=MOUNT)])
