@@ -78,10 +78,12 @@ def insist(ask: Callable[[], Answer], patience: float) -> Answer:
 
     What may pass is a server that is away, silent, or busy, an answer that is cut short, and a commit of somebody else
     (412): `ask` must be safe to repeat, and look at the repository's head each time. The server's wait is respected.
+    Waiting is what counts, and of an attempt no more than a silence: one that took longer has transferred something.
     Raises HubUnreachable where it does not pass; a refusal is raised at once, as the client's own error.
     """
-    began, wait = time.monotonic(), FIRST_WAIT
+    waited, wait = 0.0, FIRST_WAIT
     while True:
+        began = time.monotonic()
         try:
             return ask()
         except Exception as error:
@@ -91,7 +93,8 @@ def insist(ask: Callable[[], Answer], patience: float) -> Answer:
                     raise  # a card that the Hub refuses has its reasons in the client's own words
                 raise refused from None  # the client wraps those of large files
             pause = _asked_wait(error) or wait * random.uniform(0.5, 1.5)  # noqa: S311  # several wait, not in step
-            if time.monotonic() + pause > began + patience:
+            waited += min(time.monotonic() - began, SILENT) + pause
+            if waited > patience:
                 raise HubUnreachable(f"the Hub does not answer as it should ({cause(error)})", "try again") from None
         time.sleep(pause)
         wait = min(2 * wait, LONGEST_WAIT)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from smollm3_ft.permission import Found
 
-PATIENCE = 330.0  # seconds in which a step is asked again: a rate limit of the Hub lasts up to five minutes
+PATIENCE = 390.0  # seconds in which a step is asked again: a rate limit of the Hub lasts up to five minutes
 SUMS = "SHA256SUMS"  # in the repository: what a push put there, as `sha256sum --check` reads it
 FETCHED = "model"  # in the folder of a verification
 Content = Path | bytes
