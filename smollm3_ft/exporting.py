@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from smollm3_ft import disk, files, fit, records, report, variants
+from smollm3_ft import disk, files, fit, locks, records, report, variants
 from smollm3_ft.config import Variant
 from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.fit import TrainingPlan
@@ -36,15 +36,25 @@ def check_place(place: Path) -> None:
 def export(run: Run, kinds: Sequence[Variant], place: Path, on_line: Callable[[str], None]) -> int:
     """Write the model, and variants of these kinds, into `place`, all of it or nothing. Returns its bytes.
 
-    Raises ConfigError as `trained`, `check_place` and `variants.make` do, TrainingError where the disk is full.
+    Raises ConfigError as `trained`, `check_place` and `variants.make` do, TrainingError where the disk is full, RunBusy
+    where another process works on the run or exports it.
     """
-    plan = trained(run)
-    check_place(place)
-    variants.check(kinds, plan.model)
-    partial = place.with_name(f".partial-{place.name}-{os.getpid()}")
-    files.clear_partial(place)
+    with ExitStack() as held:
+        with suppress(PermissionError):  # somebody else's run is read without its lock
+            held.enter_context(locks.hold(run.path.parent, run.name))
+        plan = trained(run)
+        check_place(place)
+        variants.check(kinds, plan.model)
+        return _written(run, plan, kinds, place, on_line)
+
+
+def _written(
+    run: Run, plan: TrainingPlan, kinds: Sequence[Variant], place: Path, on_line: Callable[[str], None]
+) -> int:
+    partial = place.with_name(f".partial-{place.name}-{run.run_id}")  # another run may be on its way to the same place
     try:
         with disk.named_when_full(_there(place)):
+            shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             for name in files.read_json(run.path / fit.TRAINED)["files"]:
                 shutil.copy2(run.path / "model" / name, partial / name)

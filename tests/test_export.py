@@ -7,7 +7,7 @@ import pytest
 from conftest import MakePlan, facts
 
 from flows import cli
-from smollm3_ft import exporting, files, fit, records, runs
+from smollm3_ft import exporting, files, fit, locks, records, runs
 from smollm3_ft.errors import ConfigError
 from smollm3_ft.runs import Run
 
@@ -48,6 +48,17 @@ def test_an_export_takes_the_place_of_an_export(run: Run, tmp_path: Path) -> Non
     exporting.export(run, (), tmp_path / "out", print)
     assert not (tmp_path / "out" / "int8").exists()
     assert not list(tmp_path.glob(".partial*"))
+
+
+def test_a_run_that_is_worked_on_is_left_alone(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 1, and who it is; what another export of it has on the way stays."""
+    files.write(tmp_path / f".partial-out-{run.run_id}" / "config.json", "on the way")
+    with locks.hold(run.path.parent, run.name):
+        assert export("a", str(tmp_path / "out"), f"runs_dir={run.path.parent}", monkeypatch=monkeypatch) == 1
+    assert "a is being worked on by process" in capsys.readouterr().err
+    assert (tmp_path / f".partial-out-{run.run_id}" / "config.json").is_file()
 
 
 def test_what_is_no_export_stays(run: Run, tmp_path: Path) -> None:
