@@ -19,7 +19,8 @@ MARKS = {"Completed": "[green]✓[/]", "Cached": "[cyan]↺[/]", "Blocked": "[ye
 
 
 class Display(logging.Handler):
-    """Shows the library's log. On a terminal the running step has a bar, and lines from inside a step are left out."""
+    """Shows the library's log. On a terminal the running step has a bar, and of lines from inside a step only those are
+    shown that tell what is waited for."""
 
     def __init__(self, console: Console, progress: Progress | None) -> None:
         super().__init__(logging.INFO)
@@ -37,7 +38,7 @@ class Display(logging.Handler):
             self.progress.update(self.bar, description=words, total=steps, completed=done, figures=figures)
         elif getattr(record, "heading", False):
             self.console.print(f"[bold]{escape(record.getMessage())}[/]", highlight=False, soft_wrap=True)
-        elif record.levelno >= logging.WARNING or self.progress is None:
+        elif record.levelno >= logging.WARNING or self.progress is None or getattr(record, "waits", False):
             style = "yellow" if record.levelno >= logging.WARNING else "dim"
             self.console.print(f"    {record.getMessage()}", style=style, markup=False, highlight=False, soft_wrap=True)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,9 +66,10 @@ def _name(config: Config, repo: str) -> str | None:
     return space if space is None or "/" in space else f"{repo.partition('/')[0]}/{space}"
 
 
-def deployed(run: Run, record: dict[str, Any]) -> dict[str, Any]:
+def deployed(run: Run, record: dict[str, Any], on_line: Callable[[str], None]) -> dict[str, Any]:
     """Make the run's demo Space show what `record` says was published, and ask it a question. Returns the record,
-    with `demo_space`: its name, its address, and whether it was tried; `published.json` holds the same.
+    with `demo_space`: its name, its address, and whether it was tried; `published.json` holds the same. What is waited
+    for is told to `on_line`.
 
     Nothing is done where no Space is asked for, or where that one was tried before. Raises PublishError where it does
     not start or does not answer, ConfigError where it may not be made, HubUnreachable.
@@ -84,7 +85,7 @@ def deployed(run: Run, record: dict[str, Any]) -> dict[str, Any]:
     with permission.named(space, KEY):
         head = hubclient.insist(lambda: _made(hubclient.api(), space, run, record), PATIENCE)
         files.write_json(run.path / publishing.PUBLISHED, record | {"demo_space": told})
-        address = _started(hubclient.api(), space, head)
+        address = _started(hubclient.api(), space, head, on_line)
     _ask(space, address)
     done = record | {"demo_space": told | {"tried": True}}
     files.write_json(run.path / publishing.PUBLISHED, done)
@@ -132,12 +133,16 @@ def contents(name: str, record: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _started(api: HfApi, space: str, head: str) -> str:
+def _started(api: HfApi, space: str, head: str, on_line: Callable[[str], None]) -> str:
     """Where the Space answers, once what runs there is the commit `head`. Raises PublishError."""
-    deadline = time.monotonic() + STARTING
+    deadline, told = time.monotonic() + STARTING, ""
+    on_line(f"waiting for the Space {space} to start, for up to {STARTING / 60:.0f} minutes")
     while True:
         runtime = hubclient.insist(lambda: api.get_space_runtime(space), PATIENCE)
         stage, is_ours = str(runtime.stage), runtime.raw.get("sha", head) == head
+        if (now := stage if is_ours else f"{stage} with its former files") != told:
+            on_line(f"the Space {space} is {now}")
+            told = now
         if stage == "RUNNING" and is_ours:
             found = hubclient.insist(lambda: api.space_info(space), PATIENCE)
             return str(found.host or f"https://{found.subdomain}.hf.space").rstrip("/")

@@ -44,6 +44,12 @@ def there(plan: TrainingPlan, kind: Variant) -> dict[str, Any] | None:
     return records.read(_record(plan, kind), _mark(plan, kind), folder(plan, kind))
 
 
+def is_as_made(plan: TrainingPlan, kind: Variant) -> bool:
+    """Whether a variant is there as it was made, by whatever code."""
+    path = _record(plan, kind)
+    return records.read(path, files.read_json_if_there(path).get("fingerprint", ""), folder(plan, kind)) is not None
+
+
 def made(plan: TrainingPlan, kind: Variant, on_line: Callable[[str], None]) -> dict[str, Any]:
     """As `there`, and made where it is not. Raises ConfigError where it cannot be made on this machine."""
     found = there(plan, kind)

@@ -8,7 +8,20 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from smollm3_ft import comparison, files, gate, harness, identity, locks, probes, processes, records, runs, variants
+from smollm3_ft import (
+    comparison,
+    files,
+    fit,
+    gate,
+    harness,
+    identity,
+    locks,
+    probes,
+    processes,
+    records,
+    runs,
+    variants,
+)
 from smollm3_ft.config import Variant
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.gate import Other
@@ -78,7 +91,8 @@ def of_tuned(run: Run, plan: TrainingPlan, model: str, base: Evaluated, done: bo
     tuned = call(evaluate_tuned, plan, mark, standard, base, other, kinds, fingerprint=_both(mark, standard), kept=kept)
     if not judged:
         compared = _compared(plan, base, tuned, other)
-        files.write_json(run.path / "evaluation.json", {**compared, **_quantized(plan, tuned, kinds)})
+        quantized = _quantized(plan, tuned, kinds)
+        files.write_json(run.path / "evaluation.json", compared | ({"quantized": quantized} if quantized else {}))
     _set_marks(run, "tuned", tuned)
     return tuned
 
@@ -99,13 +113,22 @@ def _compared(plan: TrainingPlan, base: Evaluated, tuned: Evaluated, other: Othe
     return {**compared, **({"harness": standard} if standard else {}), "gate": verdict}
 
 
-def complete_variants(run: Run, plan: TrainingPlan, tuned: Evaluated) -> None:
-    """Bring the variants in the model's folder, and what `evaluation.json` says of them, to what `publish` asks for."""
+def complete_variants(run: Run, plan: TrainingPlan) -> None:
+    """Bring the variants in the model's folder, and what `evaluation.json` says of them, to what `publish` asks for.
+
+    One that lies there as it was made stands, and so do its figures, whatever the code is now; one that is new is
+    compared with what the code of now says of the tuned model too.
+    """
     kinds = run.config.publish.quantize or ()
     variants.remove_others(plan, kinds)
-    _quantize(plan, kinds)
     before = files.read_json(run.path / "evaluation.json")
-    after = {key: value for key, value in before.items() if key != "quantized"} | _quantized(plan, tuned, kinds)
+    told = {kind: one for kind, one in before.get("quantized", {}).items() if variants.is_as_made(plan, kind)}
+    if new := [kind for kind in kinds if kind not in told]:
+        _quantize(plan, new)
+        model = files.read_json(run.path / fit.TRAINED)["values"]["model"]
+        told |= _quantized(plan, _evaluate(plan, "tuned", _evaluation_mark(plan, model)), new)
+    quantized = {"quantized": {kind: told[kind] for kind in kinds}} if kinds else {}
+    after = {key: value for key, value in before.items() if key != "quantized"} | quantized
     if after != before:
         files.write_json(run.path / "evaluation.json", after)
 
@@ -121,13 +144,13 @@ def _quantize(plan: TrainingPlan, kinds: Sequence[Variant]) -> None:
 
 def _quantized(plan: TrainingPlan, tuned: Evaluated, kinds: Sequence[Variant]) -> dict[str, Any]:
     """What `evaluation.json` says of the variants that are there: their bytes, and what they lose."""
-    found = {}
+    found: dict[str, Any] = {}
     for kind in kinds:
         made, scores = variants.there(plan, kind), _scores_of(plan, kind)
         if made is not None and scores is not None:
             after, seed = comparison.read_scores(Path(tuned.folder)), plan.config.seed
             found[kind] = {"bytes": made["bytes"], **comparison.lost(after, comparison.read_scores(scores), seed)}
-    return {"quantized": found} if found else {}
+    return found
 
 
 def _scores_of(plan: TrainingPlan, kind: Variant) -> Path | None:

@@ -13,9 +13,7 @@ from tasks.training import Trained
 
 
 @task(**options("publish", timeout=6 * 3600))
-def publish(
-    run: Run, plan: TrainingPlan, tuned: Evaluated, despite_gate: str | None, kept: dict[str, Any] | None
-) -> dict[str, Any]:
+def publish(run: Run, plan: TrainingPlan, despite_gate: str | None, kept: dict[str, Any] | None) -> dict[str, Any]:
     """Put the model where `publish.target` says, unless the gate is against it and there is no reason to do it all the
     same."""
     why = gate.blocked(run.path)
@@ -24,7 +22,7 @@ def publish(
     if run.config.publish.target == "none":
         return done("nothing to do: publish.target is none", {"target": "none"})
     if kept is None:
-        complete_variants(run, plan, tuned)
+        complete_variants(run, plan)
     record = kept or publishing.publish(run, plan, despite_gate if why is not None else None)
     place = f"{record['repo']} at {record['commit'][:12]}, tag {record['tag']}" if record["repo"] else None
     return done(place or str(run.path / "model"), record)
@@ -40,13 +38,18 @@ def verify(run: Run, record: dict[str, Any], tuned: Evaluated, kept: dict[str, A
     if record["target"] == "none":
         return done("nothing to do: nothing was published", record)
     if kept is not None or record.get("verified"):
-        return done("verified before", demospace.deployed(run, kept or record))
+        return done("verified before", demospace.deployed(run, kept or record, _waits))
     with publishing.fetched(run, record) as folder:
         arguments = (str(run.path / "plan.json"), tuned.folder, str(folder))
         processes.run("smollm3_ft.publishing", *arguments, on_line=log.info)
-    found = demospace.deployed(run, publishing.verified(run, record))
+    found = demospace.deployed(run, publishing.verified(run, record), _waits)
     said = "it answers as trained" if found["answers_compared"] else "it answers; on another device, so not compared"
     return done(f"every file is as published; {said}", found)
+
+
+def _waits(line: str) -> None:
+    """Say what is waited for, on a terminal too."""
+    log.info("%s", line, extra={"waits": True})
 
 
 def publish_and_verify(
@@ -55,6 +58,6 @@ def publish_and_verify(
     """Publish what was trained, and believe it only when it was read back."""
     kept = publishing.published(run)
     mark = files.digest([plan.run_id, trained.model, run.config.publish.model_dump()])
-    record = call(publish, run, plan, tuned, despite_gate, fingerprint=mark, kept=kept)
+    record = call(publish, run, plan, despite_gate, fingerprint=mark, kept=kept)
     finished = kept if kept and publishing.is_finished(kept, run) else None
     return call(verify, run, record, tuned, fingerprint=mark, kept=finished)

@@ -29,7 +29,9 @@ os.environ["HF_READ_TOKEN"] = sys.argv[2]
 demospace.BETWEEN = 0.2
 run = runs.read(Path(sys.argv[1]))
 try:
-    print(json.dumps(demospace.deployed(run, files.read_json(run.path / "published.json"))))
+    told = (run.path / "told.txt").open("a")
+    say = lambda line: print(line, file=told, flush=True)
+    print(json.dumps(demospace.deployed(run, files.read_json(run.path / "published.json"), say)))
 except FinetuneError as error:
     print(json.dumps(str(error)))
 """
@@ -91,6 +93,8 @@ def test_a_space_is_made_and_answers(builder: Builder, tiny: Path, tmp_path: Pat
     assert made.created["secrets"] == {"HF_TOKEN": "hf_read"}
     assert made.created["variables"] == demospace.variables(record)
     assert f"HEAD /{MODEL}/resolve/{record['commit']}/config.json" in on.requests
+    told = (run.path / "told.txt").read_text().splitlines()
+    assert told[1:] == [f"the Space {SPACE} is {stage}" for stage in ("APP_STARTING", "RUNNING")]
     on.requests.clear()
     assert deploy(on, tmp_path / "home", run) == record
     assert not on.requests
@@ -106,6 +110,8 @@ def test_a_space_that_is_not_built(there: Hub, tmp_path: Path) -> None:
     assert said.endswith("no room for <secret>; the model is published and verified; publish again for the Space alone")
     record = files.read_json(run.path / "published.json")
     assert (record["verified"], record["demo_space"]["tried"]) == (True, False)
+    told = [f"waiting for the Space {SPACE} to start, for up to 30 minutes", f"the Space {SPACE} is BUILD_ERROR"]
+    assert (run.path / "told.txt").read_text().splitlines() == told
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,23 @@ import torch
 from conftest import MakePlan, facts
 from transformers import AutoModelForCausalLM, AutoTokenizer, TorchAoConfig
 
-from smollm3_ft import comparison, evaluation, files, fit, pages, predictions, quantizing, records, runs, variants
+from smollm3_ft import (
+    comparison,
+    evaluation,
+    files,
+    fit,
+    identity,
+    pages,
+    predictions,
+    quantizing,
+    records,
+    runs,
+    variants,
+)
 from smollm3_ft.config import Variant
 from smollm3_ft.errors import ConfigError
 from smollm3_ft.fit import TrainingPlan
+from smollm3_ft.runs import Run
 from tasks import evaluating
 
 pytestmark = pytest.mark.process
@@ -35,6 +48,13 @@ def plan(make_plan: MakePlan, tiny: Path, tmp_path_factory: pytest.TempPathFacto
     variants.made(made, "int8", told)
     quantizing.write(made, "int4", folder / "model" / "int4")
     return made
+
+
+def with_int8(plan: TrainingPlan) -> Run:
+    """The run, of which int8 alone is asked for."""
+    run = runs.read(Path(plan.folder))
+    publish = run.config.publish.model_copy(update={"quantize": ("int8",)})
+    return run.model_copy(update={"config": run.config.model_copy(update={"publish": publish})})
 
 
 def logits(plan: TrainingPlan, kind: str = "") -> torch.Tensor:
@@ -103,15 +123,21 @@ def test_what_a_gpu_packs_is_written_in_its_configuration() -> None:
 
 
 def test_what_variants_lose_is_in_the_evaluation(plan: TrainingPlan) -> None:
-    """Each is loaded from the disk and scored as the model was, on the same rows; one not asked for goes."""
-    run = runs.read(Path(plan.folder))
-    publish = run.config.publish.model_copy(update={"quantize": ("int8",)})
-    one = run.model_copy(update={"config": run.config.model_copy(update={"publish": publish})})
+    """Each is loaded from the disk and scored as the model was, on the same rows; one not asked for goes. That the run
+    was trained and evaluated by other code is in nobody's way."""
+    one = with_int8(plan)
+    run, mark = (
+        runs.read(one.path),
+        evaluating._evaluation_mark(plan, files.read_json(one.path / fit.TRAINED)["values"]["model"]),
+    )
+    runs.set_mark(run, "evaluate tuned", "of another day")
+    fit.write(run.path / "plan.json", plan.model_copy(update={"code": "0" * 32}))
     scores = evaluation.evaluate(plan, run.path / "model")
-    tuned = evaluating.Evaluated(folder=str(run.path / "scores"), fingerprint="any")
-    files.write_json(run.path / "scores" / "scores.json", scores)
+    place = run.path.parent / evaluating.EVALUATED / mark
+    files.write_json(place / "scores.json", scores)
+    records.write(place / records.RECORD, mark, {}, place)
     files.write_json(run.path / "evaluation.json", {"rows": 8, "quantized": {"int4": {}}})
-    evaluating.complete_variants(one, plan, tuned)
+    evaluating.complete_variants(one, plan)
     said = files.read_json(run.path / "evaluation.json")
     assert list(said["quantized"]) == ["int8"]
     int8 = said["quantized"]["int8"]
@@ -122,6 +148,18 @@ def test_what_variants_lose_is_in_the_evaluation(plan: TrainingPlan) -> None:
     assert int8["loss"]["value"] == pytest.approx(comparison.lost(scores, scores, 0)["loss"]["value"], abs=0.05)
     assert [row["name"] for row in pages.variants(said)][:2] == ["loss", "perplexity"]
     assert not variants.folder(plan, "int4").exists()
+
+
+def test_a_variant_of_older_code_stands(plan: TrainingPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its figures: what was published of a run is not made anew because the code is."""
+    one, weights = with_int8(plan), variants.folder(plan, "int8") / "model.safetensors"
+    variants.made(plan, "int8", told)
+    files.write_json(one.path / "evaluation.json", {"rows": 8, "quantized": {"int8": {"bytes": 1}, "int4": {}}})
+    monkeypatch.setattr(identity, "code", lambda *_: "of today")
+    before = weights.stat().st_mtime_ns
+    evaluating.complete_variants(one, plan)
+    assert files.read_json(one.path / "evaluation.json")["quantized"] == {"int8": {"bytes": 1}}
+    assert weights.stat().st_mtime_ns == before
 
 
 def test_a_model_is_as_good_as_itself() -> None:
