@@ -136,6 +136,15 @@ def test_what_is_no_longer_part_goes_and_what_others_put_there_stays(pusher: Pus
     assert {"banner.svg", "new.txt"} <= set(pusher.repo().head.files)
 
 
+def test_a_readme_that_stood_alone_is_in_the_history(pusher: Pusher, first: dict[str, Any]) -> None:
+    """The repository was free, as the Hub's website makes one; the card takes the place of what was written there."""
+    pusher.server.add("model", "tester/b", {"README.md": b"# Mine"}, private=True)
+    pusher.push("tester/b")
+    now, before = pusher.repo("tester/b").history(pusher.repo("tester/b").head)
+    contents = [commit.files["README.md"].content for commit in (now, before)]
+    assert contents == [CARD.encode(), b"# Mine"]
+
+
 def test_a_commit_of_somebody_else_meanwhile_is_not_overwritten(pusher: Pusher, first: dict[str, Any]) -> None:
     """The head is looked at again, and both are there."""
     left = ["theirs"]
