@@ -50,7 +50,7 @@ def _publish(found: Run, despite_gate: str | None) -> dict[str, Any]:
         made = _made(found, despite_gate)
         close_former(found)
         try:
-            publish_and_verify(found, *made, despite_gate)
+            publish_and_verify(found, *made, despite_gate, True)
         except Exception as error:
             _keep_former_steps(found)
             close_failed(found, error)

@@ -55,7 +55,11 @@ def command(
         raise ConfigError(Problem("--despite-gate", "has no reason", "say why, for the card and the record"))
     if despite_gate is not None and why is None:
         raise ConfigError(Problem("--despite-gate", f"the gate is not against {run.name}", "leave it out"))
-    done = publishing.published(run)
+    found = publishing.published(run)
+    done = publishing.still_there(run, found) if found else None
+    if found is not None and done != found:
+        what = "demo Space" if done else found["repo"]
+        errors.print(f"[yellow]the Hub has no {what} any more,[/] or hides it from this token", soft_wrap=True)
     if done is not None and publishing.is_finished(done, run):
         _say(run, done)
         return

@@ -55,7 +55,7 @@ def _written(
     try:
         with disk.named_when_full(_there(place)):
             shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+            _make(partial, place)
             for name in files.read_json(run.path / fit.TRAINED)["files"]:
                 shutil.copy2(run.path / "model" / name, partial / name)
             for kind in kinds:
@@ -70,6 +70,14 @@ def _written(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return size
+
+
+def _make(partial: Path, place: Path) -> None:
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        what = f"{place} cannot be written ({error.strerror})"
+        raise ConfigError(Problem("folder", what, "name a folder that can")) from None
 
 
 def _there(place: Path) -> Path:

@@ -111,6 +111,22 @@ def may_pass(error: BaseException) -> bool:
     return any(isinstance(one, httpx2.TransportError) for one in _chain(error))
 
 
+def is_gone(repo: str, revision: str | None = None, kind: str = "model") -> bool:
+    """Whether the Hub says that it has no such repository or commit, to who has a token; else it says nothing."""
+    import httpx2
+    from huggingface_hub import errors, get_token
+
+    if get_token() is None:
+        return False
+    try:
+        api().repo_info(repo, revision=revision, repo_type=kind, timeout=CONNECTING)
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        return True
+    except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, httpx2.TransportError):
+        return False
+    return False
+
+
 def check_token(error: BaseException) -> None:
     """Raise ConfigError where the token cannot be sent: the error's own text holds the header, and the token in it."""
     import httpx2

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from smollm3_ft import devices, disk, files, fit, hubpush, modelfolder, permission, processes, runs
+from smollm3_ft import devices, disk, files, fit, hubclient, hubpush, modelfolder, permission, processes, runs
 from smollm3_ft.config import Publish
 from smollm3_ft.errors import PublishError
 from smollm3_ft.fit import TrainingPlan
@@ -104,6 +104,17 @@ def is_as_asked(record: dict[str, Any], run: runs.Run) -> bool:
     if asked.private and not was.get("private", True):
         return False  # it is public there, which is refused when it is published again
     return asked.target == "local" or (record.get("target") == "hub" and _is_named(record["repo"], asked, run.name))
+
+
+def still_there(run: runs.Run, record: dict[str, Any]) -> dict[str, Any] | None:
+    """A record without what the Hub says is gone: the demo Space, or the model, and then there is nothing of it."""
+    if run.config.publish.target != "hub" or record.get("target") != "hub":
+        return record
+    if hubclient.is_gone(record["repo"], record["commit"]):
+        return None
+    space = record.get("demo_space")
+    is_left = space is None or not hubclient.is_gone(space["space"], kind="space")
+    return record if is_left else {key: value for key, value in record.items() if key != "demo_space"}
 
 
 def _is_named(repo: str, asked: Publish, name: str) -> bool:

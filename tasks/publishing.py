@@ -53,10 +53,18 @@ def _waits(line: str) -> None:
 
 
 def publish_and_verify(
-    run: Run, plan: TrainingPlan, trained: Trained, tuned: Evaluated, despite_gate: str | None = None
+    run: Run,
+    plan: TrainingPlan,
+    trained: Trained,
+    tuned: Evaluated,
+    despite_gate: str | None = None,
+    looks: bool = False,
 ) -> dict[str, Any]:
-    """Publish what was trained, and believe it only when it was read back."""
+    """Publish what was trained, and believe it only when it was read back. What was published before counts, where one
+    `looks` only if the Hub still has it."""
     kept = publishing.published(run)
+    if looks and kept is not None:
+        kept = publishing.still_there(run, kept)
     mark = files.digest([plan.run_id, trained.model, run.config.publish.model_dump()])
     record = call(publish, run, plan, despite_gate, fingerprint=mark, kept=kept)
     finished = kept if kept and publishing.is_finished(kept, run) else None

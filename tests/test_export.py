@@ -71,6 +71,13 @@ def test_what_is_no_export_stays(run: Run, tmp_path: Path) -> None:
             exporting.export(run, (), place, print)
 
 
+def test_a_place_that_cannot_be_is_a_line(run: Run, tmp_path: Path) -> None:
+    """As below a file."""
+    files.write(tmp_path / "file", "")
+    with pytest.raises(ConfigError, match=r"folder: .*/file/out cannot be written \(Not a directory\); name"):
+        exporting.export(run, (), tmp_path / "file" / "out", print)
+
+
 def test_a_model_that_is_not_as_trained_is_not_exported(run: Run, tmp_path: Path) -> None:
     """In a line, with the command that goes on with the run."""
     (run.path / "model" / "config.json").write_text("{}")
