@@ -46,7 +46,7 @@ def command(
 ) -> None:
     """What is found in a source, and what would be trained: ledger, lengths, quarantine, rows."""
     config = _configuration(source, words or [])
-    to = datapush.place(push, config) if push else None
+    to = datapush.place(push, config) if push is not None else None
     runs_dir = Path(config.runs_dir)
     plan.check_writable(runs_dir)
     pinned = sources.locate(config.data)

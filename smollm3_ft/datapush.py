@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from smollm3_ft import chat, experiments, files, hubclient, hubpush, keptrows, pages, permission, permitted
+from pydantic import ValidationError
+
+from smollm3_ft import chat, experiments, files, hubclient, hubpush, keptrows, pages, permission, permitted, redaction
 from smollm3_ft.config import Config, Data, Publish
 from smollm3_ft.data import Prepared
 from smollm3_ft.errors import ConfigError, Problem
@@ -28,15 +30,28 @@ def place(repo: str, config: Config) -> Place:
     """Where the dataset goes, if that may be: asked before any row is read. Raises ConfigError or HubUnreachable."""
     from huggingface_hub import get_token
 
-    if problems := list(permitted.unowned(KEY, repo, os.environ)):
+    if problems := [*redaction.problems({KEY: repo}, os.environ), *permitted.unowned(KEY, repo, os.environ)]:
         raise ConfigError(*problems)
+    asked = _asked(repo)
     if get_token() is None:
         raise ConfigError(Problem("HF_TOKEN", f"{KEY} needs a token that may write", "set it, or `hf auth login`"))
-    named = permission.repository(Publish(repo=repo), "", PATIENCE)
-    found = Place(named, config.publish.private, "dataset", KEY, "run the same command again")
-    asked = (found.repo, found.private, found.kind, found.key)
-    hubclient.insist(lambda: permission.claim(hubclient.api(), *asked), PATIENCE)
-    return found
+    named = permission.repository(asked, "", PATIENCE)
+    private = config.publish.private
+    there = hubclient.insist(lambda: permission.claim(hubclient.api(), named, private, "dataset", KEY), PATIENCE)
+    if there is not None:
+        private = private or bool(there.private)  # one that is there stays as it is
+    return Place(named, private, "dataset", KEY, "run the same command again")
+
+
+def _asked(repo: str) -> Publish:
+    try:
+        asked = Publish(repo=repo)
+    except ValidationError:
+        asked = Publish()
+    if asked.repo is None:
+        what = f"{repo!r} is no Hub name"
+        raise ConfigError(Problem(KEY, what, "use owner/name with letters, digits, '.', '_' and '-'"))
+    return asked
 
 
 def push(

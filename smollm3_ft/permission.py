@@ -150,7 +150,8 @@ def _check_may_create(told: dict[str, Any], repo: str, key: str = KEY) -> None:
         raise ConfigError(Problem("HF_TOKEN", f"this token of {user} may only read", remedy))
     organisations = {one["name"]: one.get("roleInOrg") for one in told.get("orgs", ())}
     if owner != user and owner not in organisations:
-        remedy = f"name one of {', '.join([user, *organisations])} as the owner"
+        may = [one for one, role in organisations.items() if role is None or role in WRITING_ROLES]
+        remedy = f"name {' or '.join([user, *may])} as the owner"
         raise ConfigError(Problem(key, f"{user} is not in {owner}, the owner of {repo}", remedy))
     if owner != user and organisations[owner] is not None and organisations[owner] not in WRITING_ROLES:
         remedy = f"ask an administrator of {owner} for the role write or contributor, or use {user} as the owner"

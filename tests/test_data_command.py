@@ -169,6 +169,9 @@ def test_a_file_may_say_what_the_data_is(look: Any, tmp_path: Path) -> None:
         (facts(9), ["data.source=other"], 2, "is given twice"),
         (facts(9), ["data.over_length=error", "data.max_length=16"], 1, "rows.jsonl:1 has"),
         ("missing.yaml", [], 2, "missing.yaml: cannot be read"),
+        (facts(9), ["--push", ""], 2, "--push: '' is no Hub name; use owner/name"),
+        (facts(9), ["--push", "a/b/c"], 2, "--push: 'a/b/c' is no Hub name; use owner/name"),
+        (facts(9), ["--push", f"me/hf_{'a' * 34}"], 2, "--push: holds a token or another secret"),
     ],
 )
 def test_a_mistake_is_one_clear_line(look: Any, source: Any, more: list[str], code: int, said: str) -> None:

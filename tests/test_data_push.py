@@ -116,8 +116,8 @@ def push(there: Hub, tiny: Path, tmp_path: Path) -> Push:
 
 @pytest.mark.process
 def test_a_dataset_is_pushed_once(there: Hub, push: Push, tmp_path: Path) -> None:
-    """Private, in one commit; it loads in a line; pushed again, nothing is sent. No folder of this machine, no row that
-    was dropped is in it."""
+    """Private, in one commit; it loads in a line; pushed again, nothing is sent, and it stays private. No folder of
+    this machine, no row that was dropped is in it."""
     told = json.loads(push("--json", "data.max_bad_rows=0.5").stdout)
     repo = there.repos["dataset", REPO]
     url = f"{there.url}/datasets/{REPO}"
@@ -136,7 +136,7 @@ def test_a_dataset_is_pushed_once(there: Hub, push: Push, tmp_path: Path) -> Non
     assert list(row) == ["messages", "source", "line"]
     assert row["messages"][0]["content"] == facts(30)[row["line"] - 1]["prompt"]
     assert row["source"] == "mine.jsonl"
-    shown = push("data.max_bad_rows=0.5").stdout.splitlines()[-1]
+    shown = push("data.max_bad_rows=0.5", "publish.private=false").stdout.splitlines()[-1]
     assert shown == f"The kept rows, private:  {url} at {repo.head.sha[:12]}"
     assert len(repo.commits) == 2
     head = yaml.safe_load(files["README.md"].decode().split("---\n")[1])

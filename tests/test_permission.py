@@ -52,7 +52,7 @@ CASES = {
     "fine, elsewhere": (("hf_fine", "tester/new", True, ""), "this fine-grained token may not write to tester/new"),
     "foreign": (
         ("hf_write", "other/new", True, ""),
-        "tester is not in other, the owner of other/new; name one of tester",
+        "tester is not in other, the owner of other/new; name tester or acme as the owner",
     ),
     "foreign, there": (("hf_write", "other/open", False, ""), "tester is not in other, the owner of other/open"),
     "reader there": (
