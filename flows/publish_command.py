@@ -60,7 +60,8 @@ def command(
     if found is not None and done != found:
         what = "demo Space" if done else found["repo"]
         errors.print(f"[yellow]the Hub has no {what} any more,[/] or hides it from this token", soft_wrap=True)
-    if done is not None and publishing.is_finished(done, run):
+    reason = despite_gate.strip() if despite_gate else None
+    if done is not None and publishing.is_finished(done, run) and publishing.states(done, reason):
         _say(run, done)
         return
     if why is not None and despite_gate is None:
@@ -70,7 +71,7 @@ def command(
     if run.config.publish.target == "hub":  # before a server is started
         permission.check(run.config.publish, run.name, PATIENCE)
         demospace.check(run.config, permission.repository(run.config.publish, run.name, PATIENCE), PATIENCE)
-    raise typer.Exit(_publish(run, words, despite_gate.strip() if despite_gate else None))
+    raise typer.Exit(_publish(run, words, reason))
 
 
 def _asked(words: list[str]) -> Run:

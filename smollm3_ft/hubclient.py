@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CONNECTING, SILENT = 10.0, 60.0  # seconds to wait for a connection, and for the next bytes on it
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds between two attempts, doubled each time
+SHORT = 5.0  # seconds that are waited without a word
 CONFLICT = 412  # somebody else has committed since
 MAY_PASS = (408, CONFLICT, 425, 429, 500, 502, 503, 504)
 FORBIDDEN = (401, 403)
@@ -73,12 +74,13 @@ def limit_waiting() -> None:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what is tried again is no news
 
 
-def insist(ask: Callable[[], Answer], patience: float) -> Answer:
+def insist(ask: Callable[[], Answer], patience: float, on_wait: Callable[[str], None] | None = None) -> Answer:
     """What `ask` returns, asked again for `patience` seconds while what goes wrong may pass by itself.
 
     What may pass is a server that is away, silent, or busy, an answer that is cut short, and a commit of somebody else
     (412): `ask` must be safe to repeat, and look at the repository's head each time. The server's wait is respected.
     Waiting is what counts, and of an attempt no more than a silence: one that took longer has transferred something.
+    Pauses that are not short are told to `on_wait`.
     Raises HubUnreachable where it does not pass; a refusal is raised at once, as the client's own error.
     """
     waited, wait = 0.0, FIRST_WAIT
@@ -96,6 +98,8 @@ def insist(ask: Callable[[], Answer], patience: float) -> Answer:
             waited += min(time.monotonic() - began, SILENT) + pause
             if waited > patience:
                 raise HubUnreachable(f"the Hub does not answer as it should ({cause(error)})", "try again") from None
+            if on_wait is not None and pause > SHORT:
+                on_wait(f"the Hub does not answer as it should ({cause(error)}): asked again in {pause:.0f} seconds")
         time.sleep(pause)
         wait = min(2 * wait, LONGEST_WAIT)
 

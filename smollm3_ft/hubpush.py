@@ -10,11 +10,12 @@ from __future__ import annotations
 import glob
 import hashlib
 import io
+import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from smollm3_ft import files, hubclient, permission
 from smollm3_ft.errors import ConfigError, PublishError
@@ -29,6 +30,8 @@ PATIENCE = 390.0  # seconds in which a step is asked again: a rate limit of the 
 SUMS = "SHA256SUMS"  # in the repository: what a push put there, as `sha256sum --check` reads it
 FETCHED = "model"  # in the folder of a verification
 Content = Path | bytes
+Answer = TypeVar("Answer")
+log = logging.getLogger("smollm3_ft.hubpush")
 
 
 class Place(NamedTuple):
@@ -54,7 +57,7 @@ def push(folder: Path, repo: str, private: bool, tag: str, run_id: str, message:
     digests, place = listed(folder), Place(repo, private)
     commit = bring(folder, digests, place, message)
     with _said(place):
-        tagged = hubclient.insist(lambda: _tag(hubclient.api(), repo, commit, tag, run_id), PATIENCE)
+        tagged = _insist(lambda: _tag(hubclient.api(), repo, commit, tag, run_id))
     return {"repo": repo, "commit": commit, "tag": tagged, "files": digests}
 
 
@@ -64,8 +67,8 @@ def bring(folder: Path, digests: Mapping[str, str], place: Place, message: str) 
     wanted = {**contents, SUMS: _sums(digests)}
     known = {**digests, SUMS: hashlib.sha256(_sums(digests)).hexdigest()}
     with _said(place):
-        hubclient.insist(lambda: _make(hubclient.api(), place), PATIENCE)
-        return hubclient.insist(lambda: _commit(hubclient.api(), place, wanted, known, message), PATIENCE)
+        _insist(lambda: _make(hubclient.api(), place))
+        return _insist(lambda: _commit(hubclient.api(), place, wanted, known, message))
 
 
 def listed(folder: Path) -> dict[str, str]:
@@ -83,7 +86,7 @@ def verify(record: Mapping[str, Any], into: Path) -> Path:
     """
     hubclient.limit_waiting()
     with _said(Place(record["repo"], True)):
-        hubclient.insist(lambda: _fetch(record["repo"], record["commit"], record["files"], into), PATIENCE)
+        _insist(lambda: _fetch(record["repo"], record["commit"], record["files"], into))
     for path, digest in record["files"].items():
         there = into / FETCHED / path
         if not there.is_file() or files.sha256(there) != digest:
@@ -123,6 +126,8 @@ def _commit(api: HfApi, place: Place, wanted: Mapping[str, Content], digests: Ma
     gone = sorted(_of_former_push(api, place, head) & set(there) - set(wanted))
     if not changed and not gone:
         return head.sha
+    size = files.gib(sum(_size(wanted[path]) for path in changed))
+    log.info("sending %s to %s", size, repo, extra={"waits": True})
     with disable_progress_bars():
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
             *(CommitOperationAdd(path, _opened(wanted[path])) for path in changed),
@@ -154,8 +159,11 @@ def _is_there(there: RepoSibling | None, content: Content, digest: str) -> bool:
         return False
     if there.lfs:
         return bool(there.lfs["sha256"] == digest)
-    size = len(content) if isinstance(content, bytes) else content.stat().st_size
-    return there.size == size and there.blob_id == _git_id(content)  # large ones are not read for it
+    return there.size == _size(content) and there.blob_id == _git_id(content)  # large ones are not read for it
+
+
+def _size(content: Content) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
 def _git_id(content: Content) -> str:
@@ -181,6 +189,10 @@ def _of_former_push(api: HfApi, place: Place, head: Found) -> set[str]:
         path = api.hf_hub_download(place.repo, SUMS, repo_type=place.kind, revision=head.sha)
         text = Path(path).read_text(encoding="utf-8")
     return {path for line in text.splitlines() if (path := line.partition("  ")[2])}
+
+
+def _insist(ask: Callable[[], Answer]) -> Answer:
+    return hubclient.insist(ask, PATIENCE, log.warning)
 
 
 @contextmanager

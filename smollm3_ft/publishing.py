@@ -79,6 +79,11 @@ def is_finished(record: dict[str, Any], run: runs.Run) -> bool:
     return bool(record.get("verified") and has_space)
 
 
+def states(record: dict[str, Any], reason: str | None) -> bool:
+    """Whether what was published says why it was although its gate was against it, where a reason is given."""
+    return reason is None or record.get("despite_gate") == reason
+
+
 def altered(folder: Path, record: dict[str, Any]) -> list[str]:
     """Files of a run's model that are not as they were published, compared by hash."""
     model = folder / record.get("folder", "model")

@@ -39,6 +39,8 @@ def verify(run: Run, record: dict[str, Any], tuned: Evaluated, kept: dict[str, A
         return done("nothing to do: nothing was published", record)
     if kept is not None or record.get("verified"):
         return done("verified before", demospace.deployed(run, kept or record, _waits))
+    if record["target"] == "hub":
+        _waits(f"fetching it from {record['repo']} at {record['commit'][:12]}")
     with publishing.fetched(run, record) as folder:
         arguments = (str(run.path / "plan.json"), tuned.folder, str(folder))
         processes.run("smollm3_ft.publishing", *arguments, on_line=log.info)
@@ -65,6 +67,8 @@ def publish_and_verify(
     kept = publishing.published(run)
     if looks and kept is not None:
         kept = publishing.still_there(run, kept)
+    if kept is not None and not publishing.states(kept, despite_gate):
+        kept = None
     mark = files.digest([plan.run_id, trained.model, run.config.publish.model_dump()])
     record = call(publish, run, plan, despite_gate, fingerprint=mark, kept=kept)
     finished = kept if kept and publishing.is_finished(kept, run) else None

@@ -15,13 +15,15 @@ pytestmark = pytest.mark.process
 
 # Pushes as it is told, one a line of stdin: the repository, and which files to write or (null) to remove before it.
 PUSH = """
-import json, sys
+import json, logging, sys
 from pathlib import Path
 from smollm3_ft import hubclient, hubpush
 from smollm3_ft.errors import FinetuneError
 
 hubclient.SILENT, hubclient.FIRST_WAIT, hubpush.PATIENCE = 5.0, 0.05, 10.0
-folder, number = Path(sys.argv[1]), 0
+folder, number, told = Path(sys.argv[1]), 0, []
+hubpush.log.setLevel(logging.INFO)
+hubpush.log.addFilter(lambda record: told.append(record.getMessage()))
 for line in sys.stdin:
     repo, changes, spoilt = json.loads(line)
     for path, text in changes.items():
@@ -30,7 +32,7 @@ for line in sys.stdin:
     try:
         said = hubpush.push(folder, repo, True, "first", "0123456789abcdef", "A model")
         said["files"] |= spoilt
-        number += 1
+        number, said["told"], told = number + 1, told, []
         there = hubpush.verify(said, folder.parent / f"there-{number}")
         said["there"] = sorted(p.relative_to(there).as_posix() for p in there.rglob("*") if p.is_file())
     except FinetuneError as error:
@@ -95,13 +97,14 @@ def test_a_folder_is_there_at_once(pusher: Pusher, first: dict[str, Any]) -> Non
     assert sorted(repo.head.files) == sorted([*shown, ".gitattributes", "SHA256SUMS"])
     assert first["files"] == {name: repo.head.files[name].sha256 for name in shown}
     assert {*shown, "SHA256SUMS"} <= set(first["there"])
+    assert first["told"] == ["sending 0.0 MiB to tester/a"]
 
 
 def test_the_same_again_is_no_commit(pusher: Pusher, first: dict[str, Any]) -> None:
     """Nor is anything sent: the same commit and tag are found."""
     pusher.server.requests.clear()
     again = pusher.push()
-    assert (again["commit"], again["tag"]) == (first["commit"], first["tag"])
+    assert (again["commit"], again["tag"], again["told"]) == (first["commit"], first["tag"], [])
     assert pusher.asked("POST") == pusher.asked("PUT") == 0
 
 

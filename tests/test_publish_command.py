@@ -150,7 +150,8 @@ def test_a_run_is_finished_with_its_space(
 
 
 def test_a_reason_is_in_the_record_and_on_the_card(blocked: Run) -> None:
-    """Of a model that its gate was against."""
+    """Of a model that its gate was against; with another reason it is published anew."""
     record = publishing.publish(blocked, fit.read(blocked.path / "plan.json"), "a colleague needs it")
     assert record["despite_gate"] == "a colleague needs it"
+    assert [publishing.states(record, one) for one in ("a colleague needs it", None, "two do")] == [True, True, False]
     assert "a colleague needs it" in (blocked.path / "model" / "README.md").read_text()
