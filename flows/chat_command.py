@@ -18,6 +18,7 @@ from smollm3_ft.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from smollm3_ft.chatapp import Chat, Message
+    from smollm3_ft.runs import Run
 
 LOOPBACK = "127.0.0.1"
 
@@ -43,13 +44,23 @@ def command(
     # Before the clients are imported: nobody is told of this.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
     unneeded.leave_out([str(found.path / "model")])  # some of it has much to say when it is imported
-    from smollm3_ft import chatapp
-
-    chat = chatapp.load(str(found.path / "model"), name=found.name, code=found.config.model.trust_remote_code)
+    chat = _loaded(found)
     if web:
         _serve(chat)
     else:
         _talk(chat, thinking == "on")
+
+
+def _loaded(run: Run) -> Chat:
+    from safetensors import SafetensorError
+
+    from smollm3_ft import chatapp
+
+    try:
+        return chatapp.load(str(run.path / "model"), name=run.name, code=run.config.model.trust_remote_code)
+    except (OSError, ValueError, SafetensorError) as error:
+        what = f"the model of {run.name} cannot be loaded ({str(error).strip().partition(chr(10))[0]})"
+        raise ConfigError(Problem("run", what, f"the same run makes it again: {report.command(run)}")) from None
 
 
 def _serve(chat: Chat) -> None:

@@ -4,6 +4,7 @@ import io
 import itertools
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,3 +127,15 @@ def test_a_run_without_a_model(talk: Talk, model: Path, capsys: pytest.CaptureFi
     assert talk("b") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("run: b has no model yet; go on with it: ")
+
+
+@pytest.mark.parametrize(("name", "content"), [("config.json", b"{"), ("model.safetensors", b"x" * 99)])
+def test_a_model_that_is_damaged(talk: Talk, model: Path, name: str, content: bytes, capsys: Any) -> None:
+    """A line says so, with the command that makes it again."""
+    run = runs.begin(configure(name="c", runs_dir=str(model)))
+    shutil.copytree(model / "a" / "model", run.path / "model", dirs_exist_ok=True)
+    (run.path / "model" / name).write_bytes(content)
+    assert talk("c") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("run: the model of c cannot be loaded (")
+    assert "; the same run makes it again: " in line
