@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from conftest import configure, problems
 
-from smollm3_ft import experimentfiles, experiments, files, runs, sidebyside
+from smollm3_ft import experimentfiles, experiments, files, report, runs, sidebyside
 from smollm3_ft.monitoring import trackio_rows
 from smollm3_ft.runs import Run
 
@@ -48,6 +48,19 @@ def test_the_report_of_a_run_that_went_well_is_attached_without_its_folders(run:
     files.write_json(run.path / "report.json", {"status": "completed", "failure": None})
     attached = trackio_rows.attachments(run)["report.md"].decode()
     assert "- model: a/model" in attached
+
+
+def test_what_a_report_says_to_do_and_what_changed_names_no_folder(run: Run) -> None:
+    """Not the commands that name the folder of runs, nor a source that changed while the run stood still."""
+    rows = run.config.data.source
+    (run.path / "data" / "ledger.json").unlink()
+    changed = f"{rows} changed since run a began"
+    told = run.model_copy(update={"accepted": [{"code": "c", "lock": "l", "what": changed}]})
+    report.write(told, "completed", [])
+    attached = trackio_rows.attachments(told)["report.md"].decode()
+    assert "runs_dir=runs" in attached
+    assert "rows.jsonl changed since" in attached
+    assert str(run.path.parent.parent) not in attached
 
 
 def test_a_tracker_on_this_machine_has_everything(run: Run) -> None:

@@ -71,13 +71,23 @@ def attachments(run: Run) -> dict[str, bytes]:
     has_failed = files.read_json_if_there(run.path / "report.json").get("failure") is not None
     if report.is_file() and (_is_here(run) or not has_failed):
         text = report.read_text(encoding="utf-8")
-        found["report.md"] = (text if _is_here(run) else text.replace(f"{run.path.parent}/", "")).encode()
+        found["report.md"] = (text if _is_here(run) else _without_folders(run, text)).encode()
     if ledger := files.read_json_if_there(run.path / "data" / "ledger.json"):
         told = ledger if _is_here(run) else experiments.without_folders(ledger)
         found["data/ledger.json"] = (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode()
     if curves := journal.curves(run.path / "metrics.jsonl", "loss"):
         found["loss.svg"] = str(pages.curves(curves)).encode()
     return found
+
+
+def _without_folders(run: Run, text: str) -> str:
+    """A report without the places of this machine that it may name: the folder of runs, and what was trained on."""
+    source, runs_dir = run.config.data.source, str(run.path.parent)
+    sources = [source] if isinstance(source, str) else [one.source for one in source]
+    text = text.replace(f"{runs_dir}/", "")
+    for place in sorted([runs_dir, run.config.model.name, *sources], key=len, reverse=True):
+        text = text.replace(place, str(experiments.without_folders(place)))
+    return text
 
 
 def _is_here(run: Run) -> bool:
