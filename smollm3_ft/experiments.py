@@ -140,9 +140,8 @@ def _trained(folder: Path, report: dict[str, Any]) -> dict[str, Any]:
     done = files.read_json_if_there(folder / fit.TRAINED).get("values")
     records = [one for one in journal.read(folder / "metrics.jsonl") if one.step is not None]
     found = done or ({"steps": records[-1].step} if records else {})
-    seconds = ((report.get("actual") or {}).get("seconds") or {}).get("actual")
-    if seconds is None and len(records) > 1:
-        seconds = records[-1].time - records[0].time
+    reported = ((report.get("actual") or {}).get("seconds") or {}).get("actual")
+    seconds = max(reported or 0.0, journal.seconds(records) or 0.0) or None
     return {name: value for name, value in found.items() if name not in ("model", "adapter")} | {"seconds": seconds}
 
 

@@ -13,12 +13,14 @@ import os
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 from smollm3_ft import files
 
 Kind = Literal["train", "eval", "event", "alert", "system"]
+STARTS = ("started", "resumed")  # what the event says with which a training process begins
 
 
 class Record(NamedTuple):
@@ -107,6 +109,17 @@ def curves(path: Path, value: str) -> dict[str, list[tuple[float, float]]]:
             name = "training" if record.kind == "train" else "validation"
             found.setdefault(name, []).append((float(record.step or 0), record.values[value]))
     return found
+
+
+def seconds(records: Iterable[Record]) -> float | None:
+    """How long a training took: from each of its starts to the last line before the next. None where none began."""
+    spans: list[tuple[float, float]] = []
+    for record in records:
+        if record.kind == "event" and record.values["what"] in STARTS:
+            spans.append((record.time, record.time))
+        elif spans:
+            spans[-1] = spans[-1][0], record.time
+    return sum(end - began for began, end in spans) if spans else None
 
 
 def _record(line: bytes) -> Record:

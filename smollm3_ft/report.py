@@ -85,7 +85,7 @@ def collect(run: Run, status: Status, steps: list[Step], failure: Failure | None
             "why": evaluation.get("gate", {}).get("why"),
         },
         "published": _published(run, status),
-        "actual": _actual(plan, trained, steps) if plan else {},
+        "actual": _actual(folder, plan, trained, steps) if plan else {},
         "reproduced": agreement.found(run),
         "accepted_changes": [change.get("what", "") for change in run.accepted],
         "alerts": _alerts(folder) + [{"step": None, "what": what} for what in evaluation.get("warnings", [])],
@@ -232,10 +232,13 @@ def _trained(folder: Path) -> dict[str, Any]:
     """What training came to; of one that did not end, as far as its journal tells."""
     found = files.read_json_if_there(folder / fit.TRAINED).get("values")
     if found is None:
-        lines = [record for record in journal.read(folder / "metrics.jsonl") if record.kind == "train"]
+        records = journal.read(folder / "metrics.jsonl")
+        lines = [record for record in records if record.kind == "train"]
+        resumed = [record.step for record in records if record.kind == "event" and record.values["what"] == "resumed"]
         last = {**lines[-1].values, "steps": lines[-1].step} if lines else {}
         peak = max((int(record.values.get("memory_bytes", 0)) for record in lines), default=None)
         found = {**last, "epochs": last.get("epoch"), "final_loss": last.get("loss"), "peak_memory_bytes": peak}
+        found["resumed_from"] = resumed[-1] if resumed else None
     names = ("steps", "epochs", "tokens", "supervised_tokens", "tokens_per_second", "mfu", "peak_memory_bytes")
     return {name: found.get(name) for name in (*names, "final_loss", "best_step", "resumed_from")}
 
@@ -247,11 +250,13 @@ def _alerts(folder: Path) -> list[dict[str, Any]]:
     return [{"step": record.step, "what": record.values["what"]} for record in alerts]
 
 
-def _actual(plan: TrainingPlan, trained: dict[str, Any], steps: list[Step]) -> dict[str, Any]:
+def _actual(folder: Path, plan: TrainingPlan, trained: dict[str, Any], steps: list[Step]) -> dict[str, Any]:
+    """Beside the plan's predictions. Of a resumed training the journal knows what the steps of this start do not."""
+    whole = journal.seconds(journal.read(folder / "metrics.jsonl"))
     seconds = [step.seconds for step in steps if step.name == "train" and not step.cached]
     return {
         "steps": {"predicted": plan.settings.steps, "actual": trained.get("steps")},
-        "seconds": {"predicted": plan.predicted.seconds, "actual": seconds[0] if seconds else None},
+        "seconds": {"predicted": plan.predicted.seconds, "actual": max([*seconds, whole or 0.0]) or None},
         "memory_bytes": {"predicted": plan.predicted.memory_bytes, "actual": trained.get("peak_memory_bytes")},
         "tokens": {"predicted": plan.predicted.tokens, "actual": trained.get("tokens")},
     }

@@ -123,3 +123,19 @@ def test_threads_share_a_journal(path: Path, start: Start) -> None:
         for _ in range(200):
             threads.submit(written.write, "event", {"what": "x" * 500})
     assert sorted(int(record.id.rpartition(":")[2]) for record in journal.read(path)) == list(range(1, 201))
+
+
+def test_how_long_a_training_took(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From each start to its last line: the night in which a killed run lay there is not counted."""
+    assert journal.seconds([]) is None
+    times = iter([100.0, 110.0, 130.0, 9000.0, 9004.0, 9005.0])
+    monkeypatch.setattr(journal.time, "time", lambda: next(times))
+    with Journal(path, "r") as killed:
+        killed.write("event", {"what": "started"}, 0)
+        killed.write("train", {"loss": 2.0}, 10)
+        killed.write("train", {"loss": 1.0}, 20)
+    with Journal(path, "r") as resumed:
+        resumed.write("event", {"what": "resumed"}, 10)
+        resumed.write("train", {"loss": 0.5}, 30)
+        resumed.write("event", {"what": "finished"}, 30)
+    assert journal.seconds(journal.read(path)) == 30 + 5

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import configure
+from conftest import MakePlan, configure, facts
 
-from smollm3_ft import files, journal, report, runs
+from smollm3_ft import experiments, files, journal, report, runs
 from smollm3_ft.config import Config
 from smollm3_ft.journal import Journal
 from smollm3_ft.publishing import REPORTED
@@ -103,6 +103,27 @@ def test_a_run_that_did_not_end_says_how_far_it_came(run: Run) -> None:
     assert (train["final_loss"], train["resumed_from"]) == (1.0, None)
     assert "Trained 20 steps so far, 2,000 tokens" in (run.path / "report.md").read_text()
     assert '<a href="data/quarantine.jsonl">' in (run.path / "report.html").read_text()
+
+
+def test_a_resumed_run_that_did_not_end_says_where_it_went_on(run: Run) -> None:
+    """From the step of the checkpoint, as one that ended does."""
+    with Journal(run.path / "metrics.jsonl", run.run_id) as metrics:
+        for what, step in (("started", 0), ("resumed", 10), ("resumed", 20), ("interrupted", 25)):
+            metrics.write("event", {"what": what}, step)
+    assert report.write(run, "interrupted", STEPS)["train"]["resumed_from"] == 20
+
+
+def test_the_time_of_a_resumed_training_is_that_of_all_its_parts(run: Run, make_plan: MakePlan) -> None:
+    """Beside what was planned stands how long it trained in all, also where that is reused."""
+    plan = make_plan(run.path.parent, "b", facts(40))
+    resumed, times = runs.read(Path(plan.folder)), iter([100.0, 160.0, 9000.0, 9020.0])
+    with Journal(resumed.path / "metrics.jsonl", resumed.run_id) as metrics, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal.time, "time", lambda: next(times))
+        for what in ("started", "checkpoint", "resumed", "finished"):
+            metrics.write("event", {"what": what}, 1)
+    for last in (Step("train", "Completed", 25.0, cached=False), Step("train", "Cached", 0.0, cached=True)):
+        assert report.collect(resumed, "completed", [last], None)["actual"]["seconds"]["actual"] == 80.0
+    assert experiments.of_run(resumed.path).train["seconds"] == 80.0
 
 
 def test_standard_tasks_stand_beside_each_other(run: Run) -> None:
