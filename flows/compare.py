@@ -14,6 +14,7 @@ from rich.text import Text
 
 from flows.runs import Dataset
 from smollm3_ft import experimentreading, files, sidebyside
+from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.sidebyside import Line, View
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -36,7 +37,7 @@ def command(
     found = experimentreading.found(names, Path(place.removeprefix("runs_dir=")).absolute(), dataset)
     seen = sidebyside.view([one.experiment for one in found], [one.curves for one in found])
     if html is not None:
-        files.write(html, sidebyside.page(seen))
+        _write(html, sidebyside.page(seen))
     if as_json:
         typer.echo(json.dumps(_as_json(seen), indent=2))
         return
@@ -45,6 +46,15 @@ def command(
         console.print(f"{html.absolute()}", soft_wrap=True, markup=False)
     else:
         show(console, seen)
+
+
+def _write(file: Path, page: str) -> None:
+    try:
+        files.write(file, page)
+    except OSError as error:
+        raise ConfigError(
+            Problem("--html", f"{file} cannot be written ({error.strerror})", "name another file")
+        ) from None
 
 
 def show(console: Console, seen: View) -> None:

@@ -66,6 +66,12 @@ def test_the_page_needs_nothing_else_and_escapes_names(runs_dir: Path) -> None:
     assert re.findall(r"(?:src|href)=|https?://(?!www\.w3\.org/2000/svg)|<script|@import", page) == []
 
 
+def test_a_page_that_cannot_be_written_is_said(runs_dir: Path, tmp_path: Path) -> None:
+    """A folder, for example, is no file: a mistake of the user's, and no traceback."""
+    words = ["compare", "one", f"runs_dir={runs_dir}", "--html", str(tmp_path)]
+    assert isinstance(CliRunner().invoke(cli.app, words).exception, ConfigError)
+
+
 def test_the_commands_show_it(runs_dir: Path, tmp_path: Path) -> None:
     """`runs` lists the newest first; `compare` prints tables, JSON that holds the points, and writes the page."""
     where = f"runs_dir={runs_dir}"
