@@ -52,15 +52,24 @@ class Journal:
     def write(self, kind: Kind, values: dict[str, Any], step: int | None = None) -> None:
         """Append a record. Training and evaluation records are known by their step: a second one is skipped."""
         with self._lock:
-            key = step if kind in ("train", "eval") else self._written[kind] + 1
-            identity = f"{self._run_id}:{kind}:{key}"
-            if identity in self._ids:
-                return
+            if kind in ("train", "eval"):
+                identity = f"{self._run_id}:{kind}:{step}"
+                if identity in self._ids:
+                    return
+            else:
+                identity = self._next(kind)
             self._ids.add(identity)
-            self._written[kind] += 1
             record = {"id": identity, "time": time.time(), "step": step, "kind": kind, "values": _finite(values)}
             self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
             self._file.flush()
+
+    def _next(self, kind: Kind) -> str:
+        """The next number of a kind; behind a damaged line the count alone may name one that is in use."""
+        while True:
+            self._written[kind] += 1
+            identity = f"{self._run_id}:{kind}:{self._written[kind]}"
+            if identity not in self._ids:
+                return identity
 
     def sync(self) -> None:
         """Flush to the disk, so that what a checkpoint rests on survives a power cut."""
@@ -81,10 +90,17 @@ def read(path: Path) -> list[Record]:
     return read_new(path, 0)[0]
 
 
+def damaged(path: Path) -> int:
+    """The number of its lines that are whole and no records, as a power cut may leave them."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    return sum(line.endswith(b"\n") and bool(line.strip()) and _record(line) is None for line in lines)
+
+
 def read_new(path: Path, offset: int, at_once: int = -1) -> tuple[list[Record], int]:
     """The complete records after `offset` (bytes), and the offset after them; of about `at_once` bytes, or all.
 
     An offset that is not behind a line is of a journal that was longer once, before a power cut: all of it is read.
+    A damaged line is passed over: one must not take all others with it, nor other runs' whose journals are read beside.
     """
     try:
         with path.open("rb") as file:
@@ -98,7 +114,7 @@ def read_new(path: Path, offset: int, at_once: int = -1) -> tuple[list[Record], 
         return [], 0
     end = content.rfind(b"\n") + 1
     records = [_record(line) for line in content[:end].splitlines() if line.strip()]
-    return records, offset + end
+    return [record for record in records if record is not None], offset + end
 
 
 def curves(path: Path, value: str) -> dict[str, list[tuple[float, float]]]:
@@ -122,9 +138,13 @@ def seconds(records: Iterable[Record]) -> float | None:
     return sum(end - began for began, end in spans) if spans else None
 
 
-def _record(line: bytes) -> Record:
-    value = json.loads(line)
-    return Record(value["id"], value["time"], value["step"], value["kind"], value["values"])
+def _record(line: bytes) -> Record | None:
+    """The record of a line; None of a damaged one."""
+    try:
+        value = json.loads(line)
+        return Record(value["id"], value["time"], value["step"], value["kind"], value["values"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _repair(path: Path) -> None:

@@ -247,7 +247,12 @@ def _alerts(folder: Path) -> list[dict[str, Any]]:
     """What somebody should look at: while it trained, and beside it."""
     records = [record for name in ("metrics.jsonl", "host.jsonl") for record in journal.read(folder / name)]
     alerts = sorted((record for record in records if record.kind == "alert"), key=lambda record: record.time)
-    return [{"step": record.step, "what": record.values["what"]} for record in alerts]
+    lost = {name: journal.damaged(folder / name) for name in ("metrics.jsonl", "host.jsonl")}
+    said = [f"{name} has lines that are damaged, and passed over: {count}" for name, count in lost.items() if count]
+    return [
+        *({"step": record.step, "what": record.values["what"]} for record in alerts),
+        *({"step": None, "what": what} for what in said),
+    ]
 
 
 def _actual(folder: Path, plan: TrainingPlan, trained: dict[str, Any], steps: list[Step]) -> dict[str, Any]:

@@ -77,6 +77,28 @@ def test_a_torn_last_line_is_cut_off(path: Path, start: Start, torn: str) -> Non
     assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["r:train:1", "r:train:2"]
 
 
+@pytest.mark.parametrize("damaged", [b"\0" * 40, b'{"id": "r:train:2"}', b"[1]", b"\xff", b'{"id": "r:tra{"id": "r"}'])
+def test_a_damaged_line_is_passed_over_and_counted(path: Path, start: Start, damaged: bytes) -> None:
+    """What a power cut made of it takes no other line with it, and the record can be written again."""
+    start().write("train", {"loss": 1.0}, 1)
+    with path.open("ab") as file:
+        file.write(damaged + b"\n")
+    start().write("train", {"loss": 2.0}, 2)
+    assert [record.step for record in journal.read(path)] == [1, 2]
+    assert journal.damaged(path) == 1
+
+
+def test_what_is_written_behind_a_damaged_line_is_there(path: Path, start: Start) -> None:
+    """Its number may have been in use: an event is not taken for one that is there already."""
+    first = start()
+    for what in ("started", "checkpoint", "finished"):
+        first.write("event", {"what": what}, 0)
+    path.write_bytes(path.read_bytes().replace(b'"checkpoint"', b'"check'))
+    start().write("event", {"what": "resumed"}, 0)
+    assert [record.values["what"] for record in journal.read(path)] == ["started", "finished", "resumed"]
+    assert len({record.id for record in journal.read(path)}) == 3
+
+
 @pytest.mark.parametrize(("value", "name"), [(float("nan"), "nan"), (float("inf"), "inf"), (float("-inf"), "-inf")])
 def test_no_number_is_text(path: Path, start: Start, value: float, name: str) -> None:
     """JSON has no NaN: it is written as its name."""

@@ -262,6 +262,13 @@ def test_accepted_changes_are_said(run: Run) -> None:
     assert "Went on although something changed" in (run.path / "report.md").read_text()
 
 
+def test_damaged_lines_of_a_journal_are_said(run: Run) -> None:
+    """A run whose journal has one is reported all the same, and says so."""
+    files.write(run.path / "metrics.jsonl", "no line of a journal\n")
+    what = "metrics.jsonl has lines that are damaged, and passed over: 1"
+    assert report.write(run, "failed", STEPS)["alerts"] == [{"step": None, "what": what}]
+
+
 def test_alerts_are_said_in_the_order_of_their_time(run: Run) -> None:
     """What training and the process beside it found alarming stands in the report."""
     for name, step, what in (("metrics", 7, "the loss jumped"), ("host", None, "training stalled")):
