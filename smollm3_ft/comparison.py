@@ -17,6 +17,7 @@ from smollm3_ft import files
 
 RESAMPLES = 2000
 SELDOM = 0.5  # a model that ends fewer of its answers has not learned to end them
+ONE_ROW = "there is 1 held-out row: its intervals have no width, and say nothing; raise data.test"
 LARGEST = 700.0  # whose exponential is still a number
 Numbers = npt.NDArray[np.float64]
 Scores = dict[str, Any]  # what `evaluation.py` writes of one model
@@ -57,7 +58,7 @@ def compare(
         "answered": len(_short(*both)),
         "general_rows": len(base.get("general", ())),
         "answers": answered,
-        "warnings": _warnings(answered["tuned"]),
+        "warnings": [*_warnings(answered["tuned"]), *([ONE_ROW] if len(base["rows"]) == 1 else [])],
         "samples": [
             {"prompt": b["prompt"], "reference": b["reference"], "base": b["answer"], "tuned": t["answer"]}
             for b, t in shown

@@ -128,6 +128,12 @@ def test_a_model_that_does_not_end_its_answers_is_found() -> None:
     assert compare(going_on, base, samples=0, seed=1)["warnings"] == []
 
 
+def test_one_row_is_no_evidence() -> None:
+    """Drawn again it is always the same, so its interval has no width, and looks sure: that is said."""
+    one = scores([1.0], exact=[True])
+    assert "1 held-out row" in compare(one, one, samples=0, seed=1)["warnings"][0]
+
+
 def test_each_source_and_format_has_its_own_figures() -> None:
     """What is better for one source and worse for the other is told for each, and adds up; one alone tells nothing."""
     base, tuned = scores([2.0] * 40, exact=[False] * 40), scores([1.0] * 30 + [3.0] * 10, exact=[True] * 40)
