@@ -11,6 +11,7 @@ from smollm3_ft.errors import Undelivered
 from smollm3_ft.journal import Journal
 from smollm3_ft.monitoring import dataset_sink, delivery, local_trackio, remote_trackio, trackio_rows, trackio_space
 from smollm3_ft.runs import Run
+from tasks.setup import PATIENCE
 from tasks.steps import ANEW, done, log, options, task
 
 
@@ -54,8 +55,8 @@ def set_up_experiment_dataset(run: Run) -> str:
     if run.config.monitor.dataset is None:
         return done("nothing to do: monitor.dataset is not set", "off")
     try:
-        repo = dataset_sink.repository(run)
-        return done(dataset_sink.set_up(repo, run.config.monitor.private), repo)
+        repo = dataset_sink.repository(run, PATIENCE)
+        return done(dataset_sink.set_up(repo, run.config.monitor.private, PATIENCE), repo)
     except Undelivered as error:
         log.warning("set up experiment dataset: %s", error)
         return done(f"not now: {error}; training goes on, and what it logs waits", run.config.monitor.dataset)

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from conftest import configure
 
-from smollm3_ft import files, monitoring, report, runs
-from smollm3_ft.errors import Undelivered
+from smollm3_ft import files, hubclient, monitoring, report, runs
+from smollm3_ft.errors import HubUnreachable, Undelivered
 from smollm3_ft.journal import Journal, Record
 from smollm3_ft.monitoring import delivery
 from smollm3_ft.runs import Run
 from tasks import monitoring as carrying
+from tasks import setup
 
 
 class Sink:
@@ -227,3 +228,18 @@ def test_what_earlier_runs_cannot_hand_over_is_said(
     carrying._carry("trackio", run, stop)
     assert sink.steps == [1]
     assert "of earlier runs: b is another's; see to it" in caplog.text
+
+
+def test_training_does_not_wait_long_for_an_experiment_dataset(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked for before the training no longer than the account is; the deliveries beside it are more patient."""
+    asked = []
+
+    def unreachable(_ask: object, patience: float) -> None:
+        asked.append(patience)
+        raise HubUnreachable("the Hub does not answer", "try again")
+
+    monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
+    monkeypatch.setattr(hubclient, "insist", unreachable)
+    for named in ("owner/experiments", "experiments"):
+        carrying.set_up_experiment_dataset.fn(begin(named[:5], monitor__dataset=named))
+    assert asked == [setup.PATIENCE] * 2

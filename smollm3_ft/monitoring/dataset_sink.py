@@ -39,14 +39,14 @@ def finish(run: Run) -> None:
     _push(run, has_ended=True)
 
 
-def repository(run: Run) -> str:
+def repository(run: Run, patience: float = PATIENCE) -> str:
     """`monitor.dataset` with its owner: HF_USERNAME, or who the token says that we are. Raises Undelivered."""
     named = str(run.config.monitor.dataset)
-    return named if "/" in named else f"{_owner()}/{named}"
+    return named if "/" in named else f"{_owner(patience)}/{named}"
 
 
 @functools.lru_cache(maxsize=4)
-def set_up(repo: str, private: bool) -> str:
+def set_up(repo: str, private: bool, patience: float = PATIENCE) -> str:
     """Make the dataset where there is none, and see that it is ours and may be written to. Returns what was found.
 
     Raises Undelivered, and asks again the next time.
@@ -56,7 +56,7 @@ def set_up(repo: str, private: bool) -> str:
     if get_token() is None:
         raise Undelivered(f"{repo} needs a token that may write to it", "set HF_TOKEN, or use monitor.dataset=none")
     with _named(repo):
-        return hubclient.insist(lambda: _claim(hubclient.api(), repo, private), PATIENCE)
+        return hubclient.insist(lambda: _claim(hubclient.api(), repo, private), patience)
 
 
 def _claim(api: HfApi, repo: str, private: bool) -> str:
@@ -127,7 +127,7 @@ def _named(what: str) -> Iterator[None]:
 
 
 @functools.cache
-def _owner() -> str:
+def _owner(patience: float) -> str:
     from huggingface_hub import get_token
 
     if named := os.environ.get("HF_USERNAME", "").strip():
@@ -135,4 +135,4 @@ def _owner() -> str:
     if get_token() is None:
         raise Undelivered("monitor.dataset names no owner, and there is no token", "set HF_TOKEN or HF_USERNAME")
     with _named("the owner of monitor.dataset"):
-        return str(hubclient.insist(lambda: hubclient.api().whoami(), PATIENCE)["name"])
+        return str(hubclient.insist(lambda: hubclient.api().whoami(), patience)["name"])
