@@ -63,7 +63,7 @@ def of_run(folder: Path, has_ended: bool = False) -> Experiment:
 
     `has_ended` says so of a run whose owner is about to let it go; else that is seen from its lock.
     """
-    run = runs.read(folder)
+    run = runs.read(folder).model_copy(update={"folder": str(folder)})  # it may have been moved
     plan, report = files.read_json_if_there(folder / "plan.json"), files.read_json_if_there(folder / "report.json")
     evaluation = files.read_json_if_there(folder / "evaluation.json")
     return Experiment(

@@ -235,7 +235,7 @@ def set_aside(runs_dir: Path, name: str) -> Path | None:
 
 
 def listed(runs_dir: Path) -> list[Run]:
-    """Every run below `runs_dir`, the newest first. A folder whose record cannot be read is passed over."""
+    """Every run below `runs_dir`, the newest first, where it lies now. A record that cannot be read is passed over."""
     if not runs_dir.is_dir():
         return []
     folders = [path for path in runs_dir.iterdir() if not path.name.startswith(".") and (path / RECORD).is_file()]
@@ -244,7 +244,7 @@ def listed(runs_dir: Path) -> list[Run]:
 
 def _readable(folder: Path) -> Run | None:
     try:
-        return read(folder)
+        return read(folder).model_copy(update={"folder": str(folder)})
     except ConfigError:
         return None  # damaged, or of another version: it is named when it is asked for by its name
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import configure, facts, write_rows
 
-from smollm3_ft import files, locks, plan, runs
+from smollm3_ft import experiments, files, locks, plan, runs
 from smollm3_ft.config import Config
 from smollm3_ft.errors import ConfigError
 from smollm3_ft.runs import Run
@@ -235,6 +235,15 @@ def test_a_damaged_run_is_in_nobodys_way(tmp_path: Path, config: Config, content
     other = runs.begin(config.model_copy(update={"name": "b"}))
     (other.path / runs.RECORD).write_text(content)
     assert runs.to_go_on_with(asked(tmp_path)) == "a"
+
+
+def test_a_folder_of_runs_that_was_moved(tmp_path: Path, config: Config) -> None:
+    """Its runs are where they are now: listed there, as what they are, and a finished one is not gone on with."""
+    ended(runs.begin(config), "completed")
+    moved = Path(config.runs_dir).rename(tmp_path / "elsewhere")
+    assert [run.path for run in runs.listed(moved)] == [moved / "a"]
+    assert experiments.of_run(moved / "a").status == "completed"
+    assert runs.to_go_on_with(config.model_copy(update={"runs_dir": str(moved)})) is None
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}"])
