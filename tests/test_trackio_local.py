@@ -119,6 +119,27 @@ local_trackio.storage(Path(sys.argv[2]))
     assert f"Trackio writes to {tmp_path / 'a'} in this process, not to {tmp_path / 'b'}" in done.stderr
 
 
+def test_a_damaged_database_fails_no_run(tmp_path: Path) -> None:
+    """It is a sink that is away: also of the report, whose step would fail the run, it is said in a line."""
+    run = runs.begin(configure(name="a", runs_dir=str(tmp_path)))
+    place = tmp_path / ".trackio" / "smollm3-ft.db"
+    place.parent.mkdir()
+    place.write_bytes(b"no database" * 500)
+    code = """
+import sys
+from pathlib import Path
+from smollm3_ft import runs
+from smollm3_ft.errors import Undelivered
+from smollm3_ft.monitoring import local_trackio
+try:
+    local_trackio.attach(runs.read(Path(sys.argv[1])), {"report.md": b"# a"})
+except Undelivered as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code, run.folder], capture_output=True, text=True, check=False)
+    assert "cannot be written (file is not a database)" in done.stdout, done.stderr
+
+
 def test_events_once(delivered: list[dict[str, Any]]) -> None:
     """Events are there once each, as alerts of the lowest level at their steps; checkpoints are not."""
     alerts = delivered[1]["alerts"]

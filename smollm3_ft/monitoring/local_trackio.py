@@ -69,8 +69,9 @@ def _storage(run: Run) -> Iterator[tuple[Any, dict[str, str]]]:
     place = folder(run.path.parent)
     try:
         yield storage(place), {"project": PROJECT, "run": run.name, "run_id": run.run_id}
-    except (sqlite3.OperationalError, OSError) as error:
-        raise Undelivered(f"Trackio's data in {place} cannot be written ({error})", "make room there") from error
+    except (sqlite3.DatabaseError, OSError) as error:
+        remedy = "make room there, or move what is damaged away"
+        raise Undelivered(f"Trackio's data in {place} cannot be written ({error})", remedy) from error
 
 
 def storage(place: Path) -> Any:
