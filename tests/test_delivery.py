@@ -123,6 +123,16 @@ def test_a_journal_that_a_power_cut_shortened(sink: Sink, run: Run) -> None:
     assert sink.steps == [1, 2, 3, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("damaged", ["", "{", "[]"])
+def test_a_damaged_note_of_how_far_it_came(sink: Sink, run: Run, metrics: Journal, damaged: str) -> None:
+    """Everything is delivered again, with one effect; and the run has its report."""
+    metrics.write("train", {"loss": 1.0}, 1)
+    delivery.deliver_new("trackio", run)
+    (run.path / ".delivered-trackio.json").write_text(damaged)
+    assert report.write(run, "failed", [])["monitoring"]["trackio"]["waiting"] == 1
+    assert (delivery.deliver_new("trackio", run), sink.steps) == (1, [1, 1])
+
+
 def test_follow_delivers_until_it_is_told_to_stop(sink: Sink, run: Run, metrics: Journal) -> None:
     """What is written before the end is delivered at the end, and the sink's standing says so."""
     stop, said = threading.Event(), list[str]()

@@ -136,8 +136,7 @@ def _target(name: str, run: Run) -> str:
 
 
 def _state(name: str, run: Run) -> dict[str, int | str]:
-    saved = run.path / f".delivered-{name}.json"
-    places = files.read_json(saved).get("places", {}) if saved.is_file() else {}
+    places = files.read_json_if_there(run.path / f".delivered-{name}.json").get("places", {})
     return dict(places.get(_target(name, run), {}))
 
 
@@ -147,6 +146,6 @@ def _offsets(name: str, run: Run) -> dict[str, int]:
 
 def _keep(name: str, run: Run, what: str, value: int | str) -> None:
     saved = run.path / f".delivered-{name}.json"
-    places = files.read_json(saved).get("places", {}) if saved.is_file() else {}
+    places = files.read_json_if_there(saved).get("places", {})
     mine = {**places.get(_target(name, run), {}), what: value}
     files.write_json(saved, {"places": {**places, _target(name, run): mine}})
