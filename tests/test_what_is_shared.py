@@ -63,6 +63,12 @@ def test_what_a_report_says_to_do_and_what_changed_names_no_folder(run: Run) -> 
     assert str(run.path.parent.parent) not in attached
 
 
+def test_a_run_of_another_version_can_be_delivered(run: Run) -> None:
+    """Its plan cannot be read any more: later runs, which deliver what it left, must not fail of that."""
+    files.write(run.path / "plan.json", '{"schema_version": 0}')
+    assert trackio_rows.configuration(run)["name"] == "a"
+
+
 def test_a_tracker_on_this_machine_has_everything(run: Run) -> None:
     """There, what a run was told is its user's own."""
     told = {"monitor__trackio": "local", "data__system_prompt": SECRET}

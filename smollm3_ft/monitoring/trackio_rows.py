@@ -11,7 +11,7 @@ import datetime
 import json
 from typing import Any, NamedTuple
 
-from smollm3_ft import experiments, files, fit, journal, pages
+from smollm3_ft import experiments, files, journal, pages
 from smollm3_ft.config import tracker_of
 from smollm3_ft.journal import Record
 from smollm3_ft.runs import Run
@@ -54,8 +54,7 @@ def of(run: Run, records: list[Record]) -> Rows:
 
 def configuration(run: Run) -> Entry:
     """What the run was told, by dotted keys, and what `auto` was settled to once that is known."""
-    path = run.path / "plan.json"
-    settled = fit.read(path).settings.model_dump(mode="json") if path.is_file() else {}
+    settled = files.read_json_if_there(run.path / "plan.json").get("settings", {})
     config = experiments.configuration(run)
     told = config if _is_here(run) else experiments.shared_configuration(config, run.config.publish.samples)
     return {"name": run.name, **told, **{f"settled.{key}": value for key, value in settled.items()}}
