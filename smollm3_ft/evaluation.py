@@ -147,7 +147,7 @@ def answer(
 def generate(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], room: int) -> list[list[int]]:
     """Greedy continuations of token prompts, up to the first end-of-turn token, which is left out."""
     longest = max(len(prompt) for prompt in prompts)
-    pad, ends = tokenizer.pad_token_id, _end_tokens(model, tokenizer)
+    pad, ends = tokenizer.pad_token_id or 0, _end_tokens(model, tokenizer)  # masked, so any token will do
     ids = torch.full((len(prompts), longest), pad, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for index, prompt in enumerate(prompts):

@@ -1,5 +1,6 @@
 """A model is asked what it was held out from, and its answers end where it ends them."""
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,14 @@ def test_answers_do_not_depend_on_the_batch(learned: Any, tokenizer: Any, rows: 
     assert len({len(prompt) for prompt in prompts}) > 1
     alone = [evaluation.generate(learned, tokenizer, [prompt], 12)[0] for prompt in prompts]
     assert evaluation.generate(learned, tokenizer, prompts, 12) == alone
+
+
+def test_a_tokenizer_need_have_no_token_to_pad_with(learned: Any, tokenizer: Any, rows: Rows) -> None:
+    """What fills a batch is looked at by nobody."""
+    prompts = [row["input_ids"][: row["answers"][0]] for row in rows[:6]]
+    without = copy.deepcopy(tokenizer)
+    without.pad_token = None
+    assert evaluation.generate(learned, without, prompts, 12) == evaluation.generate(learned, tokenizer, prompts, 12)
 
 
 def test_answers_stop_at_the_end_of_the_turn(learned: Any, tokenizer: Any, rows: Rows) -> None:
