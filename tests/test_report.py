@@ -215,6 +215,14 @@ def test_parts_answers_leaks_and_warnings_are_shown(run: Run) -> None:
     assert "1 nearly do; 0 of them were left out" in text
 
 
+def test_a_name_breaks_no_table(run: Run) -> None:
+    """A bar in a file's name is no end of a cell."""
+    source = {"source": "/rows/a|b.jsonl", "format": "text", "rows": 1, "kept": 1, "dropped": {}}
+    files.write_json(run.path / "data" / "ledger.json", {"sources": [source]})
+    report.write(run, "failed", STEPS)
+    assert "| a\\|b.jsonl | text |" in (run.path / "report.md").read_text()
+
+
 def test_only_what_is_there_is_linked(run: Run) -> None:
     """Links are to what a run left."""
     assert report.links(run) == {}
