@@ -179,6 +179,7 @@ def test_a_blocked_run_says_why(run: Run) -> None:
     written = report.write(run, "blocked", STEPS)
     assert (written["evaluation"]["gate"], written["evaluation"]["why"]) == ("failed", "it is worse")
     assert written["published"]["target"] == "none"
+    assert "Published: none" not in (run.path / "report.md").read_text()
     for name in ("report.md", "report.html"):
         text = (run.path / name).read_text()
         assert "Kept from being published:" in text
