@@ -248,6 +248,7 @@ def test_training_does_not_wait_long_for_an_experiment_dataset(begin: Begin, mon
         asked.append(patience)
         raise HubUnreachable("the Hub does not answer", "try again")
 
+    monkeypatch.delenv("HF_USERNAME", raising=False)
     monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
     monkeypatch.setattr(hubclient, "insist", unreachable)
     for named in ("owner/experiments", "experiments"):
