@@ -60,6 +60,7 @@ def test_what_a_report_says_to_do_and_what_changed_names_no_folder(run: Run) -> 
     attached = trackio_rows.attachments(told)["report.md"].decode()
     assert "runs_dir=runs" in attached
     assert "rows.jsonl changed since" in attached
+    assert "/bin/" not in attached  # of this machine's programs
     assert str(run.path.parent.parent) not in attached
 
 

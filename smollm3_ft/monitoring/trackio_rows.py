@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from typing import Any, NamedTuple
 
 from smollm3_ft import experiments, files, journal, pages
@@ -80,13 +81,13 @@ def attachments(run: Run) -> dict[str, bytes]:
 
 
 def _without_folders(run: Run, text: str) -> str:
-    """A report without the places of this machine that it may name: the folder of runs, and what was trained on."""
+    """A report without the places of this machine that it may name: of runs, programs, and what was trained on."""
     source, runs_dir = run.config.data.source, str(run.path.parent)
     sources = [source] if isinstance(source, str) else [one.source for one in source]
     text = text.replace(f"{runs_dir}/", "")
     for place in sorted([runs_dir, run.config.model.name, *sources], key=len, reverse=True):
         text = text.replace(place, str(experiments.without_folders(place)))
-    return text
+    return re.sub(r"\S*/bin/(smollm3-ft|python)\b", r"\1", text)
 
 
 def _is_here(run: Run) -> bool:
