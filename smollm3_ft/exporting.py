@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 from smollm3_ft import disk, files, fit, locks, records, report, variants
@@ -13,6 +14,7 @@ from smollm3_ft.errors import ConfigError, Problem
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.runs import Run
 
+NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)  # a run that may only be read is read without its lock
 RECORD = "export.json"  # by which such a folder is known again
 
 
@@ -40,8 +42,11 @@ def export(run: Run, kinds: Sequence[Variant], place: Path, on_line: Callable[[s
     where another process works on the run or exports it.
     """
     with ExitStack() as held:
-        with suppress(PermissionError):  # somebody else's run is read without its lock
+        try:
             held.enter_context(locks.hold(run.path.parent, run.name))
+        except OSError as error:
+            if error.errno not in NOT_OURS:
+                raise
         plan = trained(run)
         check_place(place)
         variants.check(kinds, plan.model)

@@ -1,5 +1,6 @@
 """A run's model in a folder of its own: whole, and never in the place of something else."""
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -59,6 +60,19 @@ def test_a_run_that_is_worked_on_is_left_alone(
         assert export("a", str(tmp_path / "out"), f"runs_dir={run.path.parent}", monkeypatch=monkeypatch) == 1
     assert "a is being worked on by process" in capsys.readouterr().err
     assert (tmp_path / f".partial-out-{run.run_id}" / "config.json").is_file()
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_a_run_that_may_only_be_read_is_exported(
+    run: Run, tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else's, or one on a disk that takes nothing: its lock cannot be had, and is not needed."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(code, "no")
+
+    monkeypatch.setattr(locks, "hold", refuse)
+    assert exporting.export(run, (), tmp_path / "out", print) > 0
 
 
 def test_what_is_no_export_stays(run: Run, tmp_path: Path) -> None:
