@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import transformers
 
-from smollm3_ft import files, fit, probes, processes, records, runs, scoring, shards
+from smollm3_ft import files, firstcall, fit, probes, processes, records, runs, scoring, shards
 from smollm3_ft.errors import ConfigError, Problem, TrainingError
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.scoring import Score
@@ -89,6 +89,7 @@ def _of_pair(chosen: Score, rejected: Score) -> dict[str, float]:
 def load(weights: Path, dtype: str, device: str, base: Path | None = None, code: bool = False) -> tuple[Any, Any]:
     """A model ready to be asked, and its tokenizer. With `base`, a model's folder, `weights` is an adapter of it, and
     merged as the training merged it. With `code` the model's own is run."""
+    firstcall.settle()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(weights, trust_remote_code=code)

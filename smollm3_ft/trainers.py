@@ -15,7 +15,7 @@ import transformers
 import trl
 from transformers.integrations.liger import apply_liger_kernel
 
-from smollm3_ft import attention, batches, devices, pairs
+from smollm3_ft import attention, batches, devices, firstcall, pairs
 from smollm3_ft.dpo import DpoTrainer
 from smollm3_ft.fit import TrainingPlan
 from smollm3_ft.journal import Journal
@@ -66,6 +66,7 @@ def _build(kind: type[Kind], plan: TrainingPlan, journal: Journal, watch: Watch,
 
 def load_model(plan: TrainingPlan) -> Any:
     """The model to train: float32 masters for full fine-tuning, the computing type for a frozen base, or 4 bits."""
+    firstcall.settle()
     adapter, chosen = plan.config.train.adapter, plan.config.model.attention
     computed_in = getattr(torch, plan.config.model.dtype)
     model = transformers.AutoModelForCausalLM.from_pretrained(

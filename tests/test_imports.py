@@ -13,8 +13,20 @@ from smollm3_ft import data, unneeded
 ROOT = Path(__file__).parent.parent
 FORBIDDEN = {"smollm3_ft": {"prefect", "flows", "tasks"}, "tasks": {"flows"}}
 TOUCH_MODELS = {
-    *("attention", "batches", "chatapp", "cudatry", "dpo", "evaluation", "losses", "memory", "pairs", "progress"),
-    *("quantizing", "ranks", "reference", "scoring", "sft", "trainers", "training", "trial", "watching"),
+    *("attention", "batches", "chatapp", "cudatry", "dpo", "evaluation", "firstcall", "losses", "memory"),
+    *(
+        "pairs",
+        "progress",
+        "quantizing",
+        "ranks",
+        "reference",
+        "scoring",
+        "sft",
+        "trainers",
+        "training",
+        "trial",
+        "watching",
+    ),
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate"}
 
