@@ -112,7 +112,7 @@ def _describe(
         weight_bytes = sum(path.stat().st_size for path in weights)
     identity = [commit if commit else files.digest_of(weights)]
     if code:
-        identity.append(commit or files.digest_of(folder.glob("*.py")))
+        identity.append(commit or files.digest_of(folder.rglob("*.py")))  # a commit's code is fetched later
     stored = str(settings.get("dtype") or settings.get("torch_dtype") or "float32")
     chat_digest = chat.load(folder).digest
     hidden, heads = int(settings["hidden_size"]), int(settings["num_attention_heads"])
@@ -146,8 +146,8 @@ def _runs_code(model: Model, settings: dict[str, Any]) -> bool:
     kind, found = settings.get("model_type"), importlib.util.find_spec("transformers")
     assert found is not None
     assert found.submodule_search_locations is not None
-    names = Path(found.submodule_search_locations[0]) / "models" / "auto" / "auto_mappings.py"
-    if f'"{kind}"' in names.read_text(encoding="utf-8"):  # which is imported with torch alone
+    names = Path(found.submodule_search_locations[0]) / "models" / "auto"  # read: it is imported with torch alone
+    if any(f'"{kind}"' in path.read_text(encoding="utf-8") for path in names.glob("*.py")):
         return False
     if has_code:
         what = f"{model.name} is a model of its own code"
